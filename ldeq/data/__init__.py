@@ -1,0 +1,64 @@
+"""Data: landmark layouts, the one crop function, augmentation, one loader per data set, training samples, checks."""
+
+from __future__ import annotations
+
+from ldeq.data.augment import Augmentation, AugmentationSample
+from ldeq.data.check import CheckReport, check
+from ldeq.data.crop import (
+    CROP_RULES,
+    CropRule,
+    SquareBox,
+    compose,
+    crop_box,
+    crop_matrix,
+    invert,
+    transform_points,
+    warp,
+)
+from ldeq.data.dataset import LandmarkDataset
+from ldeq.data.draw import contact_sheet, draw_landmarks
+from ldeq.data.ibug300w import load_300w
+from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Part, get_layout
+from ldeq.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image
+from ldeq.data.sources import open_faces
+from ldeq.data.wflw import WFLW_ATTRIBUTES, load_hih, load_wflw
+
+__all__ = [
+    "CROP_RULES",
+    "IBUG68",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "LAYOUTS",
+    "WFLW98",
+    "WFLW_ATTRIBUTES",
+    "Augmentation",
+    "AugmentationSample",
+    "CheckReport",
+    "CropRule",
+    "DataError",
+    "FaceRecord",
+    "FaceSet",
+    "Faces",
+    "ImageError",
+    "LandmarkDataset",
+    "Layout",
+    "Part",
+    "SquareBox",
+    "check",
+    "compose",
+    "contact_sheet",
+    "crop_box",
+    "crop_matrix",
+    "draw_landmarks",
+    "get_layout",
+    "invert",
+    "load_300w",
+    "load_hih",
+    "load_wflw",
+    "normalise",
+    "open_faces",
+    "read_image",
+    "transform_points",
+    "warp",
+]

@@ -1,0 +1,178 @@
+"""Landmark layouts: how many points there are, what they mean, and which ones swap in a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of landmarks that forms one line of the face.
+
+    Attributes:
+        indices: the landmarks in drawing order, 0-based.
+        closed: whether the last landmark is joined to the first.
+    """
+
+    indices: tuple[int, ...]
+    closed: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An ordered set of facial landmarks. "Left" and "right" are as seen in the image.
+
+    Attributes:
+        name: the public name, such as ``"wflw-98"``.
+        count: number of landmarks K.
+        mirror: K indices; in a mirrored image, new landmark i is old landmark ``mirror[i]``.
+        outer_eyes: the outer corners of the left and of the right eye. Their distance is the inter-ocular distance
+            that normalises errors.
+        parts: name of each facial part -> its landmarks, in drawing order.
+
+    Raises:
+        ValueError: where `mirror` is not an involution over K landmarks, or an index lies outside the layout.
+    """
+
+    name: str
+    count: int
+    mirror: tuple[int, ...]
+    outer_eyes: tuple[int, int]
+    parts: Mapping[str, Part] = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.mirror) != self.count:
+            raise ValueError(f"layout {self.name!r} has {self.count} landmarks but a mirror map of {len(self.mirror)}.")
+        used = [*self.mirror, *self.outer_eyes, *(i for part in self.parts.values() for i in part.indices)]
+        if any(not 0 <= i < self.count for i in used):
+            raise ValueError(f"layout {self.name!r} names a landmark outside 0..{self.count - 1}.")
+        if any(self.mirror[j] != i for i, j in enumerate(self.mirror)):
+            raise ValueError(f"the mirror map of layout {self.name!r} applied twice does not give back each landmark.")
+
+    @cached_property
+    def mirror_index(self) -> np.ndarray:
+        """`mirror` as an int64 array of shape `(K,)`, for indexing."""
+        return np.asarray(self.mirror, dtype=np.int64)
+
+    def mirror_points(self, points: np.ndarray, width: float) -> np.ndarray:
+        """Labels of the horizontally mirrored image.
+
+        Pixels are counted by index, so that index x of an image of `width` pixels goes to ``width - 1 - x``.
+
+        Args:
+            points: `(..., K, 2)` pixels.
+            width: image width in pixels.
+
+        Returns:
+            `(..., K, 2)`, the dtype of `points`.
+        """
+        points = np.asarray(points)
+        if points.shape[-2:] != (self.count, 2):
+            raise ValueError(f"layout {self.name!r} needs points of shape (..., {self.count}, 2), not {points.shape}.")
+        mirrored = points[..., self.mirror_index, :].copy()
+        mirrored[..., 0] = (width - 1) - mirrored[..., 0]
+        return mirrored
+
+    def inter_ocular(self, points: np.ndarray) -> np.ndarray:
+        """Distance between the outer eye corners: `(..., K, 2)` -> `(...)`, in the unit of `points`."""
+        left, right = self.outer_eyes
+        return np.linalg.norm(np.asarray(points)[..., right, :] - np.asarray(points)[..., left, :], axis=-1)
+
+
+def _run(first: int, last: int, closed: bool = False) -> Part:
+    return Part(tuple(range(first, last + 1)), closed)
+
+
+def _mirror(count: int, *runs: tuple[int, int, int, int]) -> tuple[int, ...]:
+    """Each run (a, b, c, d) pairs a..b, ascending, with c..d, descending; a landmark not named maps to itself."""
+    mirror = list(range(count))
+    for a, b, c, d in runs:
+        for i, j in zip(range(a, b + 1), range(c, d - 1, -1), strict=True):
+            mirror[i], mirror[j] = j, i
+    return tuple(mirror)
+
+
+WFLW98 = Layout(
+    name="wflw-98",
+    count=98,
+    mirror=_mirror(
+        98,
+        (0, 15, 32, 17),
+        (33, 37, 46, 42),
+        (38, 41, 50, 47),
+        (55, 56, 59, 58),
+        (60, 64, 72, 68),
+        (65, 67, 75, 73),
+        (76, 78, 82, 80),
+        (83, 84, 87, 86),
+        (88, 89, 92, 91),
+        (93, 93, 95, 95),
+        (96, 96, 97, 97),
+    ),
+    outer_eyes=(60, 72),
+    parts={
+        "contour": _run(0, 32),
+        "left_brow": _run(33, 41, closed=True),
+        "right_brow": _run(42, 50, closed=True),
+        "nose_ridge": _run(51, 54),
+        "nostrils": _run(55, 59),
+        "left_eye": _run(60, 67, closed=True),
+        "right_eye": _run(68, 75, closed=True),
+        "outer_lip": _run(76, 87, closed=True),
+        "inner_lip": _run(88, 95, closed=True),
+        "left_pupil": _run(96, 96),
+        "right_pupil": _run(97, 97),
+    },
+)
+"""The 98 landmarks of WFLW (Wu et al., "Look at Boundary", CVPR 2018)."""
+
+IBUG68 = Layout(
+    name="ibug-68",
+    count=68,
+    mirror=_mirror(
+        68,
+        (0, 7, 16, 9),
+        (17, 21, 26, 22),
+        (31, 32, 35, 34),
+        (36, 39, 45, 42),
+        (40, 41, 47, 46),
+        (48, 50, 54, 52),
+        (55, 56, 59, 58),
+        (60, 61, 64, 63),
+        (65, 65, 67, 67),
+    ),
+    outer_eyes=(36, 45),
+    parts={
+        "contour": _run(0, 16),
+        "left_brow": _run(17, 21),
+        "right_brow": _run(22, 26),
+        "nose_ridge": _run(27, 30),
+        "nostrils": _run(31, 35),
+        "left_eye": _run(36, 41, closed=True),
+        "right_eye": _run(42, 47, closed=True),
+        "outer_lip": _run(48, 59, closed=True),
+        "inner_lip": _run(60, 67, closed=True),
+    },
+)
+"""The 68 landmarks of 300-W (Sagonas et al., "300 Faces in-the-Wild Challenge", ICCVW 2013)."""
+
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (WFLW98, IBUG68)}
+
+
+def get_layout(key: int | str | Layout) -> Layout:
+    """The layout of a name (``"wflw-98"``, ``"ibug-68"``) or of a number of landmarks (98, 68).
+
+    Raises:
+        ValueError: for an unknown one; the message names those that are known.
+    """
+    if isinstance(key, Layout):
+        return key
+    for layout in LAYOUTS.values():
+        if key in (layout.name, layout.count, str(layout.count)):
+            return layout
+    known = ", ".join(f"{layout.name!r} ({layout.count})" for layout in LAYOUTS.values())
+    raise ValueError(f"unknown landmark layout {key!r}: choose one of {known}.")

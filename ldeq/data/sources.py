@@ -1,0 +1,101 @@
+"""Faces from a short specification, as the command line and the configuration files write it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import cast
+
+from ldeq.data.ibug300w import load_300w
+from ldeq.data.records import DataError, Faces
+from ldeq.data.wflw import load_hih, load_wflw
+
+KINDS: dict[str, str] = {
+    "300w": "300w:FOLDER",
+    "wflw": "wflw:FOLDER",
+    "hih": "hih:FOLDER",
+    "synthetic": "synthetic:COUNT",
+}
+"""Kind -> how to write it."""
+
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "300w": ("split",),
+    "wflw": ("split", "subset"),
+    "hih": ("split",),
+    "synthetic": ("split", "seed", "size"),
+}
+
+# Synthetic faces of another split come from another part of the seed space, so that no test face was trained on.
+_SYNTHETIC_OFFSET = 1_000_003
+
+
+def open_faces(spec: str, split: str | None = None, subset: str | None = None) -> Faces:
+    """Open a set of faces.
+
+    A specification is ``KIND:WHERE`` and, after ``#``, options separated by commas; a bare word is the split:
+    ``300w:~/300w``, ``300w:~/300w#helen-test``, ``wflw:~/WFLW#test,subset=blur``, ``hih:~/WFLW_crops#test_blur``,
+    ``synthetic:500#seed=1``.
+
+    Args:
+        spec: the specification.
+        split: the split where the specification names none; ``"train"`` and ``"test"`` are known to every kind. None
+            is ``"train"``.
+        subset: the WFLW subset where the specification names none.
+
+    Raises:
+        DataError: for a specification that cannot be understood, and whatever the data set's loader raises.
+    """
+    kind, colon, where = spec.partition(":")
+    kind = kind.strip().lower()
+    known = ", ".join(KINDS.values())
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise DataError(f"unknown kind of data {kind!r} in {spec!r}{hint}: write one of {known}.")
+    where, _, suffix = where.partition("#")
+    if not colon or not where.strip():
+        raise DataError(f"{spec!r} does not say where the data is: write {KINDS[kind]}.")
+    # A variable keeps a configuration free of one machine's paths.
+    where = os.path.expandvars(where)
+    if where.startswith("$"):
+        raise DataError(f"{spec!r} names a variable that is not set: export {where.split('/')[0][1:]}=FOLDER first.")
+    options = _parse_options(kind, spec, suffix)
+    split = options.get("split", split) or "train"
+    if kind == "300w":
+        return load_300w(where, split)
+    if kind == "wflw":
+        return load_wflw(where, split, options.get("subset", subset))
+    if kind == "hih":
+        return load_hih(where, split)
+    count = _integer(spec, "the number of faces", where)
+    if count < 1:
+        raise DataError(f"the number of faces in {spec!r} must be at least 1.")
+    if split not in ("train", "test"):
+        raise DataError(f"synthetic faces have the splits train and test, not {split!r}.")
+    seed = _integer(spec, "seed", options.get("seed", "0")) + (_SYNTHETIC_OFFSET if split == "test" else 0)
+    size = _integer(spec, "size", options.get("size", "256"))
+    from ldeq.data.synthetic import SyntheticFaces
+
+    return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+
+
+def _parse_options(kind: str, spec: str, suffix: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in suffix.split(","))):
+        key, equals, value = item.partition("=")
+        key, value = (key.strip(), value.strip()) if equals else ("split", key.strip())
+        if key not in _OPTIONS[kind]:
+            near = difflib.get_close_matches(key, _OPTIONS[kind], n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise DataError(f"unknown option {key!r} in {spec!r}{hint}: {kind} knows {', '.join(_OPTIONS[kind])}.")
+        if key in options:
+            raise DataError(f"option {key!r} is given twice in {spec!r}.")
+        options[key] = value
+    return options
+
+
+def _integer(spec: str, name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"{name} in {spec!r} must be a whole number, not {text!r}.") from None

@@ -1,0 +1,178 @@
+"""WFLW: photos with 98 landmarks, in the official layout and as the HIH crops (Wu et al., CVPR 2018)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ldeq.data.layouts import WFLW98
+from ldeq.data.records import DataError, FaceRecord, FaceSet, ImageError, read_image
+
+WFLW_ATTRIBUTES: tuple[str, ...] = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
+"""The six marks, in the order of columns 200 to 205; each names a subset of the test list."""
+
+_ALIASES = {"largepose": "pose", "makeup": "make-up"}
+_COLUMNS = 207
+_LIST_FOLDER = "list_98pt_rect_attr_train_test"
+_PLAIN_FOLDER = "list_98pt_test"
+
+_HIH_NAMES = {"pose": "largepose", "make-up": "makeup"}
+HIH_SPLITS: tuple[str, ...] = (
+    "train", "test", *(f"test_{_HIH_NAMES.get(name, name)}" for name in WFLW_ATTRIBUTES)
+)  # fmt: skip
+"""Folders of the HIH crops."""
+
+
+def load_wflw(root: str | os.PathLike[str], split: str = "train", subset: str | None = None) -> FaceSet:
+    """The faces of WFLW in the official layout.
+
+    ``WFLW_images/`` and ``WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{train,test}.txt``, whose
+    lines have 207 columns: x, y of 98 points; xmin ymin xmax ymax; six marks; the picture's path. The list of the
+    other split may be absent. Coordinates are taken as 0-based.
+
+    Args:
+        root: the folder that holds both; ``~`` is expanded.
+        split: ``"train"`` or ``"test"``.
+        subset: one of `WFLW_ATTRIBUTES`, for the faces that carry this mark only.
+
+    Returns:
+        The faces in the order of the list. Those whose picture is missing are in `skipped`.
+
+    Raises:
+        DataError: for an unknown split or subset, a root without the list, or a bad line.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"unknown WFLW split {split!r}: choose train or test.")
+    wanted = _ALIASES.get(subset, subset) if subset is not None else None
+    if wanted is not None and wanted not in WFLW_ATTRIBUTES:
+        raise DataError(f"unknown WFLW subset {subset!r}: choose one of {', '.join(WFLW_ATTRIBUTES)}.")
+    base = Path(root).expanduser()
+    annotations = _find_list(base, split)
+    images = base / "WFLW_images"
+    if not images.is_dir():
+        raise DataError(f"the folder WFLW_images is missing in {base}: unpack WFLW_images.tar.gz there.")
+    records: list[FaceRecord] = []
+    skipped: list[tuple[str, str]] = []
+    present: dict[str, bool] = {}
+    with annotations.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            record = _parse(line, number, annotations, images)
+            if wanted is not None and not record.attributes[wanted]:
+                continue
+            path = str(record.image)
+            if path not in present:
+                present[path] = os.path.isfile(path)
+            if present[path]:
+                records.append(record)
+            else:
+                skipped.append((path, "the file does not exist"))
+    if not records:
+        why = "every picture it names is missing" if skipped else "it names no face of that kind"
+        raise DataError(f"no face to load from {annotations}: {why}.")
+    return FaceSet(f"WFLW {split}" + (f"/{wanted}" if wanted else ""), WFLW98, records, skipped)
+
+
+def _find_list(base: Path, split: str) -> Path:
+    if not base.is_dir():
+        raise DataError(f"the WFLW folder {base} does not exist: pass the one with WFLW_images and WFLW_annotations.")
+    file = f"list_98pt_rect_attr_{split}.txt"
+    for folder in (base / "WFLW_annotations" / _LIST_FOLDER, base / _LIST_FOLDER, base / "WFLW_annotations", base):
+        if (folder / file).is_file():
+            return folder / file
+    expected = f"WFLW_annotations/{_LIST_FOLDER}/{file} is missing in {base}"
+    other = "test" if split == "train" else "train"
+    if (base / "WFLW_annotations" / _LIST_FOLDER / f"list_98pt_rect_attr_{other}.txt").is_file():
+        raise DataError(f"{expected}: only the {other} list is there, so choose split {other!r} or add the file.")
+    if (base / "WFLW_annotations" / _PLAIN_FOLDER).is_dir():
+        raise DataError(f"{expected}: {_PLAIN_FOLDER} has neither rectangles nor marks, unpack {_LIST_FOLDER} as well.")
+    if any((base / name).is_dir() and (base / f"{name}.txt").is_file() for name in HIH_SPLITS):
+        raise DataError(f"{expected}: this looks like the HIH crops, load them with hih: in place of wflw:.")
+    found = ", ".join(sorted(p.name for p in base.iterdir())[:8]) or "nothing"
+    raise DataError(f"{expected}; found there: {found}.")
+
+
+def _parse(line: str, number: int, source: Path, images: Path) -> FaceRecord:
+    columns = line.split()
+    if len(columns) != _COLUMNS:
+        plain = ": is this list_98pt_test instead of list_98pt_rect_attr?" if len(columns) in (196, 197) else "."
+        raise DataError(f"{_COLUMNS} columns expected, {len(columns)} found in line {number} of {source}{plain}")
+    try:
+        values = np.array(columns[:206], dtype=np.float64)
+    except ValueError:
+        raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
+    if not np.isfinite(values).all():
+        raise DataError(f"line {number} of {source} holds a number that is not finite.")
+    x1, y1, x2, y2 = values[196:200].tolist()
+    marks = dict(zip(WFLW_ATTRIBUTES, (values[200:206] != 0).tolist(), strict=True))
+    return FaceRecord(images / columns[206], values[:196].reshape(98, 2).astype(np.float32), (x1, y1, x2, y2), marks)
+
+
+def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
+    """The faces of WFLW as the HIH crops: pictures of 256 x 256 pixels and ``<split>.txt`` with unit coordinates.
+
+    Each line is ``name x0 y0 ... x97 y97``; pixels are the numbers times the picture's side. The pictures are crops
+    already, so no crop rule applies to them.
+
+    Args:
+        root: the folder that holds ``train/``, ``train.txt`` and so on; ``~`` is expanded.
+        split: ``"train"``, ``"test"`` or a subset: ``"test_largepose"``, ``"test_expression"``,
+            ``"test_illumination"``, ``"test_makeup"``, ``"test_occlusion"``, ``"test_blur"``.
+
+    Returns:
+        The faces in the order of the list. Those whose picture is missing are in `skipped`.
+
+    Raises:
+        DataError: for an unknown split, a root without it, or a bad line.
+    """
+    if split not in HIH_SPLITS:
+        raise DataError(f"unknown split {split!r} of the HIH crops: choose one of {', '.join(HIH_SPLITS)}.")
+    base = Path(root).expanduser()
+    source = base / f"{split}.txt"
+    if not source.is_file() or not (base / split).is_dir():
+        if not base.is_dir():
+            raise DataError(f"the folder {base} of the HIH crops does not exist: pass the one with {split}/ in it.")
+        found = ", ".join(sorted(p.name for p in base.iterdir())[:8]) or "nothing"
+        raise DataError(f"the HIH crops need {split}/ and {split}.txt in {base}; found there: {found}.")
+    records: list[FaceRecord] = []
+    skipped: list[tuple[str, str]] = []
+    side: int | None = None
+    with source.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            columns = line.split()
+            if not columns:
+                continue
+            if len(columns) != 197:
+                raise DataError(f"197 columns (name, x and y of 98 points) expected, {len(columns)} found in line "
+                                f"{number} of {source}.")  # fmt: skip
+            try:
+                unit = np.array(columns[1:], dtype=np.float64).reshape(98, 2)
+            except ValueError:
+                raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
+            path = base / split / columns[0]
+            if not path.is_file():
+                skipped.append((str(path), "the file does not exist"))
+                continue
+            if side is None:
+                side = _side(path)
+            if side is None:
+                skipped.append((str(path), "it is not a picture that OpenCV can decode"))
+                continue
+            records.append(FaceRecord(path, (unit * side).astype(np.float32), precropped=True))
+    if not records:
+        raise DataError(f"no face to load from {source}: none of the {len(skipped)} pictures it names is usable.")
+    return FaceSet(f"WFLW {split} (HIH crops)", WFLW98, records, skipped)
+
+
+def _side(path: Path) -> int | None:
+    """Side of the crops, read off one of them: all have the same."""
+    try:
+        height, width = read_image(path).shape[:2]
+    except ImageError:
+        return None
+    if height != width:
+        raise DataError(f"the HIH crops are square, but {path} has {width} x {height} pixels.")
+    return int(width)

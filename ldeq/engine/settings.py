@@ -1,0 +1,205 @@
+"""Typed settings of a training run: dataclasses, read from YAML, overridable by ``key.path=value``.
+
+An unknown key is an error that names the nearest known one; types are checked by pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ..data import Augmentation
+from ..models import LDEQConfig
+
+PRESETS = {"paper": LDEQConfig.paper, "paper_video": LDEQConfig.paper_video, "small": LDEQConfig.small, "tiny": LDEQConfig.tiny}
+
+
+class SettingsError(ValueError):
+    """A configuration cannot be used; the message names the key and what is expected."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    train: list[str] = field(default_factory=list)
+    """Sources such as ``300w:~/300w#train``, ``wflw:~/WFLW#train``, ``hih:...``, ``synthetic:2000#seed=1``; several are joined."""
+    val: list[str] = field(default_factory=list)
+    """Sources that are scored after each `validate_every` epochs; may be empty."""
+    crop: str = "landmarks"
+    """Crop rule: ``hih``, ``landmarks``, ``rect`` or ``box``."""
+    crop_scale: float = 1.2
+    """Side of the crop over the longer side of the box."""
+    augmentation: Augmentation = field(default_factory=Augmentation.light)
+    """Fields of `Augmentation`; ``preset: none | light | paper | strong`` (``light`` if absent) sets the ones not given."""
+    cache: bool = False
+    """Keep decoded images in memory: faster where decoding is the limit, costs width x height x 3 bytes each."""
+    workers: int = 1
+    """Loader processes; 0 loads in the training process."""
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    name: Literal["adam", "adamw"] = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    """Applied to weights of two dimensions and more, not to biases and norms."""
+    schedule: Literal["onecycle", "step", "constant"] = "onecycle"
+    """``onecycle``: linear warm-up over `warmup`, then half a cosine to 0; ``step``: x `gamma` at each of `milestones`."""
+    warmup: float = 0.1
+    """Share of the run."""
+    milestones: list[int] = field(default_factory=lambda: [30, 50])
+    """Epochs."""
+    gamma: float = 0.1
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    ema: float = 0.998
+    """Decay of the weights' moving average, which is what is evaluated and shipped; 0 switches it off."""
+    loss: Literal["l1", "l2"] = "l1"
+    """On soft-argmax coordinates in unit crop coordinates: mean |dx| + |dy| over 2, or mean Euclidean distance."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    out: str = "runs/ldeq"
+    """Folder of checkpoints, log and pictures."""
+    epochs: int = 60
+    batch: int = 16
+    """Samples a step and process."""
+    seed: int = 0
+    amp: Literal["off", "bf16"] = "off"
+    """Autocast of convolutions; state, readout and loss stay in float32."""
+    device: str = "auto"
+    """``auto`` takes CUDA where it is available."""
+    validate_every: int = 5
+    """Epochs between validations; the last epoch is always validated."""
+    save_every: int = 1
+    """Epochs between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept, besides ``best.safetensors``."""
+    log_every: int = 10
+    """Steps between lines of ``log.jsonl``."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that defines a training run."""
+
+    model: LDEQConfig = field(default_factory=LDEQConfig.small)
+    """Fields of `LDEQConfig`; ``preset: paper | paper_video | small | tiny`` (``small`` if absent) sets the ones not given."""
+    data: DataSettings = field(default_factory=DataSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("run.epochs", self.run.epochs, 1),
+            ("run.batch", self.run.batch, 1),
+            ("run.keep", self.run.keep, 1),
+            ("run.save_every", self.run.save_every, 1),
+            ("run.validate_every", self.run.validate_every, 1),
+            ("run.log_every", self.run.log_every, 1),
+            ("data.workers", self.data.workers, 0),
+            ("optim.clip", self.optim.clip, 0),
+        ):
+            if value < low:
+                raise SettingsError(f"{name} must be >= {low}, got {value}")
+        if not self.optim.lr > 0:
+            raise SettingsError(f"optim.lr must be > 0, got {self.optim.lr}")
+        if not 0 <= self.optim.ema < 1:
+            raise SettingsError(f"optim.ema must lie in [0, 1), got {self.optim.ema}")
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
+    """Settings from a YAML file and ``key.path=value`` overrides (values are YAML, too).
+
+    Raises:
+        SettingsError: if the file is missing, no mapping, or holds an unknown key or a value of a wrong type.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path} must hold a mapping such as 'run: {{epochs: 60}}', found {type(document).__name__}")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise SettingsError(f"--set takes key=value, for example --set optim.lr=5e-4; got {override!r}")
+        *parents, leaf = key.strip().split(".")
+        place = document
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {key}: {parent!r} is a value, not a group of settings")
+        place[leaf] = yaml.safe_load(value)
+    return from_mapping(document)
+
+
+def from_mapping(document: Mapping[str, Any]) -> TrainSettings:
+    """Settings from nested mappings, as YAML or a checkpoint holds them.
+
+    Raises:
+        SettingsError: as `read`.
+    """
+    filled = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+    _fill_preset(filled, "model", {name: lambda make=make: asdict(make()) for name, make in PRESETS.items()}, "small")
+    data = filled.get("data")
+    if isinstance(data, dict):
+        names = ("none", "light", "paper", "strong")
+        augmentations = {name: lambda name=name: asdict(Augmentation.preset(name)) for name in names}
+        _fill_preset(data, "augmentation", augmentations, "light", "data.")
+    _reject_unknown(TrainSettings, filled, "")
+    try:
+        return TypeAdapter(TrainSettings).validate_python(filled)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{where}: {message}") from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def to_mapping(settings: TrainSettings) -> dict[str, Any]:
+    """Plain nested dicts: what `from_mapping` reads, and what goes into YAML and checkpoints."""
+    return asdict(settings)
+
+
+def _fill_preset(document: dict[str, Any], key: str, presets: Mapping[str, Any], default: str, prefix: str = "") -> None:
+    group = document.get(key)
+    if isinstance(group, str):  # augmentation: strong
+        group = {"preset": group}
+    if not isinstance(group, Mapping):
+        return
+    group = dict(group)
+    preset = group.pop("preset", default)
+    if preset not in presets:
+        raise SettingsError(f"{prefix}{key}.preset: unknown preset {preset!r}; choose one of {', '.join(presets)}")
+    document[key] = {**presets[preset](), **group}
+
+
+def _reject_unknown(kind: type, document: Mapping[str, Any], prefix: str) -> None:
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    for key, value in document.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
+            raise SettingsError(f"unknown setting {prefix}{key}; did you mean {prefix}{near[0]}?")
+        hint = hints[key]
+        if isinstance(hint, types.UnionType) or not dataclasses.is_dataclass(hint):
+            continue
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{prefix}{key} must be a group of settings, got {value!r}")
+        _reject_unknown(typing.cast(type, hint), value, f"{prefix}{key}.")

@@ -1,0 +1,590 @@
+"""Training: one loop for one process or many, with exact resume.
+
+What a step does depends on the settings, the weights and (epoch, step) alone: the order of faces comes from (seed, epoch),
+the variation of each from (seed, epoch, face), the learning rate from the step. So a run that was stopped anywhere and
+resumed gives the same weights, bit for bit on the same machine, as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import ConcatDataset, DataLoader
+
+from ..data import Augmentation, LandmarkDataset, Layout, contact_sheet, normalise, open_faces
+from ..data.check import write_image
+from ..models import LDEQ
+from . import checkpoint
+from .checkpoint import CheckpointError
+from .console import Console
+from .evaluate import Evaluation, autocast, evaluate, join
+from .report import worst_faces
+from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
+
+# Steps in a row whose loss or gradient is not finite, after which going on is no use.
+MAX_BAD_STEPS = 20
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class Trainer:
+    """Trains an LDEQ as `TrainSettings` say.
+
+    ```python
+    Trainer(settings).fit()
+    ```
+
+    Under torchrun every process builds one; they share gradients (DDP: NCCL on GPUs, gloo on CPUs).
+    """
+
+    def __init__(self, settings: TrainSettings, console: Console | None = None) -> None:
+        """
+        Args:
+            settings: the run.
+            console: where progress goes; a terminal's live display, or plain lines where there is none.
+
+        Raises:
+            SettingsError: if data or model settings do not fit together.
+        """
+        self.settings = settings
+        run = settings.run
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.main = self.rank == 0
+        self.device = resolve_device(run.device)
+        self.console = console or Console(enabled=self.main)
+        self.folder = Path(run.out).expanduser()
+        self.log_path = self.folder / "log.jsonl"
+
+        if not settings.data.train:
+            raise SettingsError("data.train is empty; name a source, for example data.train: ['synthetic:2000']")
+        self.train_sets = [
+            self._dataset(spec, "train", settings.data.augmentation, settings.data.cache) for spec in settings.data.train
+        ]
+        self.val_sets = [self._dataset(spec, "test", None, False) for spec in settings.data.val]
+        self.layout = self._layout()
+        self.train_data = ConcatDataset(self.train_sets)
+        self.steps_per_epoch = len(self.train_data) // (run.batch * self.world)
+        if self.steps_per_epoch == 0:
+            raise SettingsError(
+                f"run.batch {run.batch} x {self.world} processes exceeds the {len(self.train_data)} training faces; lower it"
+            )
+        self.total_steps = self.steps_per_epoch * run.epochs
+
+        torch.manual_seed(run.seed)
+        self.model = LDEQ(settings.model).to(self.device)
+        self.ema = self._moving_average()
+        self.optimizer = self._optimizer()
+        self.parallel: nn.Module = self.model
+        if self.world > 1:
+            self.parallel = DistributedDataParallel(
+                self.model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+            )
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.best: float | None = None
+        self.bad_steps = 0
+        self.skipped: dict[str, str] = {}
+        self._stop = False
+
+    # --- the run ---
+
+    def fit(self, resume: str | Path | None = "auto") -> Evaluation | None:
+        """Trains to the end, or until it is interrupted.
+
+        Ctrl-C and SIGTERM finish the step, save, and say how to go on.
+
+        Args:
+            resume: ``"auto"`` goes on from the newest checkpoint in the run's folder if there is one; a path from that file;
+                None starts anew and refuses a folder that holds checkpoints.
+
+        Returns:
+            The last validation of the first validation source, None if there was none.
+
+        Raises:
+            TrainingError: if the loss stays non-finite, or the run was interrupted.
+            CheckpointError: if a checkpoint cannot be read, or the last one cannot be written.
+        """
+        self._resume(resume)
+        if self.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(self.settings), sort_keys=False))
+        run = self.settings.run
+        result: Evaluation | None = None
+        failed_save: CheckpointError | None = None
+        with self._interruptible(), self.console.training(self.total_steps, self.step) as live:
+            for dataset in self.train_sets:
+                if self.settings.data.cache:
+                    dataset.preload()
+            while self.epoch < run.epochs:
+                for item in self._batches():
+                    if self.step == 0 and self.main:
+                        self._draw_first_batch(item)
+                    row = self._train_step(item)
+                    self.step_in_epoch += 1
+                    if self.main:
+                        live.update(self.step, row)
+                        if self.step % run.log_every == 0 or self.step_in_epoch == self.steps_per_epoch:
+                            self._log(row)
+                    if self._asked_to_stop():
+                        self._save()
+                        raise TrainingError(
+                            f"stopped at step {self.step} of {self.total_steps} and saved; go on with: "
+                            f"ldeq train {self.folder / 'config.yaml'} --resume auto"
+                        )
+                self.epoch += 1
+                self.step_in_epoch = 0
+                last = self.epoch == run.epochs
+                if self.val_sets and (last or self.epoch % run.validate_every == 0):
+                    result = self._validate()
+                if last or self.epoch % run.save_every == 0:
+                    try:
+                        self._save()
+                        failed_save = None
+                    except CheckpointError as error:
+                        # A full disk must not end a run: space may be made before the next save.
+                        failed_save = error
+                        self.console.warn(f"{error}; training goes on, free some space")
+        if failed_save:
+            raise failed_save
+        self._report_skipped()
+        return result
+
+    @property
+    def step(self) -> int:
+        """Steps done since the start of the run."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    # --- one step ---
+
+    def _train_step(self, item: dict[str, Any]) -> dict[str, float]:
+        begin = time.perf_counter()
+        optim = self.settings.optim
+        self.model.train()
+        images = normalise(item["image"].to(self.device, non_blocking=True))
+        target = item["landmarks"].to(self.device, non_blocking=True)
+        lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(self.device, self.settings.run.amp):
+            out = self.parallel(images)
+        loss = landmark_loss(out.landmarks, target, optim.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if optim.clip else math.inf)
+        finite = math.isfinite(norm.item()) and math.isfinite(loss.item())
+        if finite:
+            self.optimizer.step()
+            if self.ema:
+                self.ema.update_parameters(self.model)
+            self.bad_steps = 0
+        else:
+            self.bad_steps += 1
+            if self.bad_steps >= MAX_BAD_STEPS:
+                raise TrainingError(
+                    f"loss or gradient was not finite for {MAX_BAD_STEPS} steps in a row; lower optim.lr (now {optim.lr:g}), "
+                    f"or go on from an earlier checkpoint in {self.folder} with --resume FILE"
+                )
+        for index, skipped in zip(item["index"].tolist(), item["skipped"].tolist(), strict=True):
+            if skipped:
+                self.skipped.setdefault(self._describe(index, item), "could not be read")
+        with torch.no_grad():
+            error = (out.landmarks - target).norm(dim=-1).mean(-1)
+            left, right = self.layout.outer_eyes
+            error = error / (target[:, left] - target[:, right]).norm(dim=-1)
+        adjoint = out.solution.adjoint
+        return {
+            "lr": lr,
+            "loss": loss.item(),
+            "nme": 100 * error.mean().item(),
+            "grad_norm": norm.item(),
+            "residual": out.solution.residual.mean().item(),
+            "evaluations": out.solution.iterations.float().mean().item() + 1,
+            "backward_residual": adjoint.residual.mean().item() if adjoint else math.nan,
+            "images_per_s": len(images) * self.world / (time.perf_counter() - begin),
+            "memory_mb": memory_mb(self.device),
+            "skipped_steps": float(self.bad_steps),
+        }
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """The rest of the current epoch, from `step_in_epoch` on."""
+        for dataset in self.train_sets:
+            dataset.set_epoch(self.epoch)
+        order = torch.randperm(
+            len(self.train_data), generator=torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + self.epoch)
+        )
+        batch = self.settings.run.batch
+        mine = order[: self.steps_per_epoch * batch * self.world][self.rank :: self.world].tolist()
+        batches = [mine[i : i + batch] for i in range(0, len(mine), batch)][self.step_in_epoch :]
+        yield from DataLoader(
+            self.train_data,
+            batch_sampler=batches,
+            num_workers=self.settings.data.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    # --- parts ---
+
+    def _dataset(self, spec: str, split: str, augmentation: Augmentation | None, cache: bool) -> LandmarkDataset:
+        data = self.settings.data
+        return LandmarkDataset(
+            open_faces(spec, split),
+            self.settings.model.image_size,
+            crop=data.crop,  # type: ignore[arg-type]
+            crop_scale=data.crop_scale,
+            augmentation=augmentation,
+            seed=self.settings.run.seed,
+            cache=cache,
+            on_error="replace",
+        )
+
+    def _layout(self) -> Layout:
+        sets = [*self.train_sets, *self.val_sets]
+        layouts = {d.layout.name for d in sets}
+        if len(layouts) > 1:
+            raise SettingsError(f"data sources have different layouts ({', '.join(sorted(layouts))}); train on one of them")
+        layout = sets[0].layout
+        if layout.count != self.settings.model.landmarks:
+            raise SettingsError(
+                f"model.landmarks is {self.settings.model.landmarks} and the data has {layout.count}; set model.landmarks: "
+                f"{layout.count}"
+            )
+        return layout
+
+    def _moving_average(self) -> AveragedModel | None:
+        decay = self.settings.optim.ema
+        if not decay:
+            return None
+        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optim = self.settings.optim
+        groups = [
+            {"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": optim.weight_decay},
+            {"params": [p for p in self.model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+        return kind(groups, lr=optim.lr)
+
+    @property
+    def evaluated(self) -> LDEQ:
+        """The model that is scored and shipped: the moving average once there is one."""
+        if self.ema and int(self.ema.n_averaged) > 0:
+            return self.ema.module
+        return self.model
+
+    # --- validation ---
+
+    def _validate(self) -> Evaluation:
+        results = []
+        for dataset in self.val_sets:
+            part = evaluate(
+                self.evaluated,
+                dataset,
+                batch=self.settings.run.batch,
+                workers=self.settings.data.workers,
+                amp=self.settings.run.amp,
+                weights="moving average of the weights" if self.ema else "weights as trained",
+                share=(self.rank, self.world),
+            )
+            if self.world > 1:
+                parts: list[Any] = [None] * self.world
+                dist.all_gather_object(parts, part)
+                part = join(parts)
+            results.append(part)
+            if self.main:
+                row = {"val": dataset.faces.name, "protocol": part.protocol, **part.summary}
+                self._log(row)
+                self.console.say(
+                    f"epoch {self.epoch}: NME {part.summary['nme']:.2f} %, FR10 {part.summary['fr10']:.2f} %, AUC10 "
+                    f"{part.summary['auc10']:.3f} ({part.protocol})"
+                )
+        score = results[0].summary["nme"]
+        if self.main:
+            write_image(self.folder / "worst.png", worst_faces(results[0], self.val_sets[0], count=12))
+        if self.best is None or score < self.best:
+            self.best = score
+            if self.main:
+                self._write_weights(self.folder / "best.safetensors", {"validation": results[0].summary})
+        return results[0]
+
+    def _write_weights(self, path: Path, extra: dict[str, Any]) -> None:
+        try:
+            save_weights(path, self.evaluated, self.layout, self.settings, extra)
+        except CheckpointError as error:
+            self.console.warn(f"{error}; training goes on, free some space")
+
+    # --- saving and resuming ---
+
+    def _save(self) -> None:
+        if not self.main:
+            return
+        groups: dict[str, dict[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optimizer": _flatten_optimizer(self.optimizer),
+            "rng": {"torch": torch.get_rng_state()},
+        }
+        if self.device.type == "cuda":
+            groups["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.ema:
+            groups["ema"] = self.ema.module.state_dict()
+            groups["ema_count"] = {"n_averaged": self.ema.n_averaged}
+        document = {
+            "kind": "training",
+            "settings": to_mapping(self.settings),
+            "layout": self.layout.name,
+            "position": {"epoch": self.epoch, "step_in_epoch": self.step_in_epoch, "steps_per_epoch": self.steps_per_epoch},
+            "world": self.world,
+            "best": self.best,
+            "bad_steps": self.bad_steps,
+            "skipped": self.skipped,
+        }
+        path = self.folder / f"step-{self.step:08d}.safetensors"
+        checkpoint.save(path, groups, document)
+        checkpoint.write_atomically(self.folder / "last.json", json.dumps({"checkpoint": path.name, **document}).encode())
+        checkpoint.prune(self.folder, self.settings.run.keep)
+
+    def _resume(self, resume: str | Path | None) -> None:
+        if resume is None:
+            if checkpoint.checkpoints(self.folder):
+                raise TrainingError(
+                    f"{self.folder} already holds checkpoints; go on with --resume auto, or choose another run.out"
+                )
+            self._truncate_log(0)
+            return
+        if str(resume) == "auto":
+            found = checkpoint.newest(self.folder)
+            if found is None:
+                self._truncate_log(0)
+                return
+            path, groups, document, complaints = found
+            for complaint in complaints:
+                self.console.warn(f"{complaint}; going on from the one before it")
+        else:
+            path = Path(resume)
+            groups, document = checkpoint.load(path)
+        if document["kind"] != "training":
+            raise CheckpointError(f"{path} holds weights only, and a run cannot go on from it; use a step-*.safetensors file")
+        self._check_same_run(from_mapping(document["settings"]), document)
+        self.model.load_state_dict(groups["model"])
+        _unflatten_optimizer(self.optimizer, groups["optimizer"], self.device)
+        if self.ema:
+            if "ema" not in groups:
+                raise CheckpointError(f"{path} has no moving average; set optim.ema: 0, or start anew")
+            self.ema.module.load_state_dict(groups["ema"])
+            self.ema.n_averaged.copy_(groups["ema_count"]["n_averaged"])
+        torch.set_rng_state(groups["rng"]["torch"])
+        if self.device.type == "cuda" and "cuda" in groups["rng"]:
+            torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
+        self.epoch, self.step_in_epoch = document["position"]["epoch"], document["position"]["step_in_epoch"]
+        self.best, self.bad_steps, self.skipped = document["best"], document["bad_steps"], dict(document["skipped"])
+        self._truncate_log(self.step)
+        self.console.say(f"resumed from {path} at step {self.step} of {self.total_steps}")
+
+    def _check_same_run(self, saved: TrainSettings, document: dict[str, Any]) -> None:
+        """What must not change under a resume: it would load, and mean something else."""
+        position = document["position"]
+        for name, before, now in (
+            ("model", saved.model, self.settings.model),
+            ("run.seed", saved.run.seed, self.settings.run.seed),
+            ("run.batch x processes", saved.run.batch * document["world"], self.settings.run.batch * self.world),
+            ("steps per epoch", position["steps_per_epoch"], self.steps_per_epoch),
+            ("optim.name", saved.optim.name, self.settings.optim.name),
+        ):
+            if before != now:
+                raise CheckpointError(
+                    f"the checkpoint was made with another {name} ({before}, now {now}); put it back, or start anew in "
+                    "another run.out"
+                )
+
+    def _truncate_log(self, step: int) -> None:
+        """Drops lines of steps that will be done again, so that the log tells one story."""
+        if not self.main or not self.log_path.exists():
+            return
+        kept = []
+        for line in self.log_path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step and step > 0:
+                    kept.append(line)
+            except (ValueError, KeyError):  # the line that a kill cut short
+                continue
+        checkpoint.write_atomically(self.log_path, "".join(f"{line}\n" for line in kept).encode())
+
+    # --- telling ---
+
+    def _log(self, row: dict[str, Any]) -> None:
+        entry = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **row}
+        try:
+            with open(self.log_path, "a") as file:
+                file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
+        except OSError as error:
+            self.console.warn(f"cannot write {self.log_path}: {error.strerror}; training goes on")
+
+    def _draw_first_batch(self, item: dict[str, Any]) -> None:
+        images = [image.permute(1, 2, 0).numpy() for image in item["image"]]
+        points = [p.numpy() * self.settings.model.image_size for p in item["landmarks"]]
+        write_image(self.folder / "batch.png", contact_sheet(images, points, self.layout, columns=4))
+
+    def _describe(self, index: int, item: dict[str, Any]) -> str:
+        # A batch does not say which of several sources an index belongs to; the file name is looked up where there is one.
+        if len(self.train_sets) == 1:
+            return self.train_sets[0].describe(index)
+        return f"face {index} of one of {len(self.train_sets)} sources"
+
+    def _report_skipped(self) -> None:
+        listed = [s for d in self.train_sets for s in getattr(d.faces, "skipped", ())] + list(self.skipped.items())
+        if listed and self.main:
+            self.console.warn(f"{len(listed)} pictures could not be used:")
+            for path, reason in listed:
+                self.console.say(f"  {path}: {reason}")
+
+    # --- interruption ---
+
+    def _interruptible(self) -> _Signals:
+        return _Signals(self)
+
+    def _asked_to_stop(self) -> bool:
+        if self.world == 1:
+            return self._stop
+        # A signal may reach one process alone; all must leave the loop at the same step.
+        flag = torch.tensor(float(self._stop), device=self.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+
+class _Signals:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second one ends at once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.trainer._stop:
+                raise KeyboardInterrupt
+            self.trainer._stop = True
+            self.trainer.console.say("stopping after this step; once more to stop at once, unsaved")
+
+        try:
+            self.before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: signals go elsewhere
+            self.before = {}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Mean over batch and landmarks `(B, K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance."""
+    difference = predicted - target
+    if kind == "l1":
+        return difference.abs().mean()
+    # sqrt has no finite slope at 0; 1e-12 is a millionth of a unit crop.
+    return (difference.square().sum(-1) + 1e-12).sqrt().mean()
+
+
+def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step: a function of the step alone, so that a resume needs no state."""
+    optim = settings.optim
+    if optim.schedule == "constant":
+        return optim.lr
+    if optim.schedule == "step":
+        return optim.lr * optim.gamma ** sum(step >= m * steps_per_epoch for m in optim.milestones)
+    total = steps_per_epoch * settings.run.epochs
+    warm = max(1, round(optim.warmup * total))
+    if step < warm:
+        return optim.lr * (step + 1) / warm
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``; under torchrun ``auto`` takes the process's own GPU.
+
+    Raises:
+        SettingsError: if the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"unknown device {name!r}; use auto, cpu or cuda") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise SettingsError(f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA GPU; run: ldeq doctor")
+        if device.index is None:
+            index = dist.get_rank() % torch.cuda.device_count() if dist.is_initialized() else 0
+            device = torch.device("cuda", index)
+    return device
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory: of the GPU's allocator, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def save_weights(
+    path: Path, model: LDEQ, layout: Layout, settings: TrainSettings, extra: dict[str, Any], dtype: torch.dtype | None = None
+) -> None:
+    """Writes a model for inference: weights, configuration, layout and crop rule in one safetensors file.
+
+    Args:
+        path: ``*.safetensors``.
+        model: the model.
+        layout: its landmarks.
+        settings: the run that made it; crop rule and scale come from here.
+        extra: JSON-serialisable facts for the header, such as a model card.
+        dtype: of the stored floating tensors; as they are if None. bf16 halves the file.
+
+    Raises:
+        CheckpointError: as `checkpoint.save`.
+    """
+    tensors = {
+        name: t.to(dtype) if dtype and t.is_floating_point() else t
+        for name, t in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # counts training steps; of no use for inference
+    }
+    mapping = to_mapping(settings)
+    document = {
+        "kind": "weights",
+        "model": mapping["model"],
+        "layout": layout.name,
+        "crop": {"rule": settings.data.crop, "scale": settings.data.crop_scale},
+        **extra,
+    }
+    checkpoint.save(path, {"model": tensors}, document)
+
+
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}/{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def _unflatten_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], device: torch.device) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,123 @@
+"""The Landmark Deep Equilibrium Model (Micaelli et al., CVPR 2023, arXiv 2304.00600)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..implicit import DEQ
+from ..ops import heatmap_readout
+from ..solvers import SOLVERS, Solution
+from .cell import Cell, Stem
+from .config import LDEQConfig
+
+
+class LDEQOutput(NamedTuple):
+    """What the model returns.
+
+    - `landmarks`: `(B, K, 2)`, x and y in unit crop coordinates: pixel index / image size.
+    - `std`: `(B, K)`, standard deviation of the heatmap's distribution in the same units.
+    - `z`: `(B, K, h, h)`, the heatmaps at the fixed point, float32; the start of the next frame in a video.
+    - `solution`: the forward solve's `Solution`.
+    """
+
+    landmarks: Tensor
+    std: Tensor
+    z: Tensor
+    solution: Solution
+
+
+class LDEQ(nn.Module):
+    """Stem, cell and solver; landmarks as the soft-argmax of the fixed point's heatmaps.
+
+    ```python
+    model = LDEQ(LDEQConfig.small(landmarks=68))
+    out = model(torch.randn(2, 3, 128, 128))
+    out.landmarks.shape         # (2, 68, 2)
+    ```
+    """
+
+    def __init__(self, config: LDEQConfig | None = None) -> None:
+        """
+        Args:
+            config: the paper's stills model if None.
+        """
+        super().__init__()
+        self.config = config = config or LDEQConfig.paper()
+        self.stem = Stem(config.width)
+        self.deq = DEQ(
+            Cell(config.landmarks, config.width, config.width_increment, config.depth, config.groups, config.beta),
+            _solver(config, config.max_iter, config.tol),
+            gradient=config.gradient,
+            backward_solver=_solver(
+                config,
+                config.max_iter if config.backward_max_iter is None else config.backward_max_iter,
+                config.tol if config.backward_tol is None else config.backward_tol,
+            ),
+            phantom_steps=config.phantom_steps,
+            final_evaluation=config.final_evaluation,
+        )
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> LDEQ:
+        return cls(LDEQConfig.paper(**overrides))
+
+    @classmethod
+    def paper_video(cls, **overrides: Any) -> LDEQ:
+        return cls(LDEQConfig.paper_video(**overrides))
+
+    @classmethod
+    def small(cls, **overrides: Any) -> LDEQ:
+        return cls(LDEQConfig.small(**overrides))
+
+    @classmethod
+    def tiny(cls, **overrides: Any) -> LDEQ:
+        return cls(LDEQConfig.tiny(**overrides))
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Zeros `(B, K, h, h)`, float32, on the model's device."""
+        c = self.config
+        weight = next(self.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.zeros(batch, c.landmarks, c.heatmap_size, c.heatmap_size, device=weight.device, dtype=dtype)
+
+    def forward(self, images: Tensor, z0: Tensor | None = None) -> LDEQOutput:
+        """
+        Args:
+            images: `(B, 3, S, S)`, normalised with the ImageNet mean and deviation (`ldeq.data.normalise`); S as configured.
+            z0: `(B, K, S/4, S/4)`, where the solve starts; zeros if None.
+
+        Raises:
+            ValueError: for images or a start of another shape, saying which one is expected.
+        """
+        size, maps = self.config.image_size, self.config.heatmap_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"images must have shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        if z0 is None:
+            z0 = self.initial_state(images.shape[0])
+        elif z0.shape != (images.shape[0], self.config.landmarks, maps, maps):
+            expected = (images.shape[0], self.config.landmarks, maps, maps)
+            raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
+        z, solution = self.deq(z0, self.stem(images))
+        xy, std = heatmap_readout(z, coords="unit", eps=self.config.eps)
+        return LDEQOutput(xy, std, z, solution)
+
+
+def _solver(config: LDEQConfig, max_iter: int, tol: float) -> Any:
+    options: dict[str, Any] = {
+        "max_iter": max_iter,
+        "tol": tol,
+        "stop": config.stop,
+        "stop_scope": config.stop_scope,
+        "returns": config.returns,
+    }
+    if config.solver == "anderson":
+        options |= {"m": config.m, "ridge": config.ridge, "beta": config.mixing, "safeguards": config.safeguards}
+    elif config.solver == "broyden":
+        options |= {"m": config.m}
+    else:
+        options |= {"beta": config.mixing}
+    return partial(SOLVERS[config.solver], **options)

@@ -1,0 +1,164 @@
+r"""Heatmap normalisation and soft-argmax.
+
+For a map h of H rows and W columns, with X and Y the coordinates of column and row:
+
+$$ z = \exp(\beta (h - \max h)), \quad p = z / (\sum z + \epsilon), \quad x = \sum p X, \quad y = \sum p Y, $$
+$$ \mathrm{std} = \sqrt{(\sum p (X_{px} - x_{px})^2 + \sum p (Y_{px} - y_{px})^2) / 2} \cdot s $$
+
+with variances in pixels about the mean in pixels, and s the length of one column in the chosen coordinates. This is the
+readout of LDEQ (CVPR 2023, section 3; beta 0.3 or 0.4, eps 1e-4, ``coords="unit"``). Its published code subtracts a mean
+in unit coordinates from columns in pixels, which is no standard deviation; here both are in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backends import implementation, register
+
+COORDS = ("unit", "pixel", "align_corners", "cell_center")
+
+
+class SoftArgmax(NamedTuple):
+    """What `softargmax` returns.
+
+    - `heatmap`: `(B, K, H, W)`, z above: peak 1, in the dtype of the logits.
+    - `xy`: `(B, K, 2)`, x (column) then y (row); float32 for half inputs, else the dtype of the logits.
+    - `std`: `(B, K)`, in columns of the chosen coordinates, dtype as `xy`.
+    """
+
+    heatmap: Tensor
+    xy: Tensor
+    std: Tensor
+
+
+class Readout(NamedTuple):
+    """What `heatmap_readout` returns: `xy` `(B, K, 2)` and `std` `(B, K)`, as in `SoftArgmax`."""
+
+    xy: Tensor
+    std: Tensor
+
+
+def softargmax(
+    logits: Tensor,
+    beta: float | Tensor = 1.0,
+    *,
+    coords: str = "unit",
+    eps: float = 0.0,
+    backend: str | None = None,
+) -> SoftArgmax:
+    """Normalised heatmap, expected coordinates and their standard deviation.
+
+    ```python
+    out = ldeq.ops.softargmax(torch.randn(2, 98, 64, 64), beta=0.3, eps=1e-4)
+    out.xy.shape        # (2, 98, 2), in [0, 1)
+    ```
+
+    Args:
+        logits: `(B, K, H, W)`, floating point, any strides.
+        beta: inverse temperature, *multiplies* the logits. A number, or a tensor of shape `()` or `(K,)` that may require a
+            gradient.
+        coords: ``"unit"`` (i / n, LDEQ and mmpose), ``"pixel"`` (i), ``"align_corners"`` (linspace(-1, 1), kornia; 0 for a
+            single column) or ``"cell_center"`` ((2 i + 1) / n - 1, dsntnn).
+        eps: added to the sum; 1e-4 in LDEQ, 0 elsewhere.
+        backend: overrides `use_backend` for this call.
+
+    Returns:
+        `SoftArgmax`. A map with a NaN gives NaN for itself alone. A map of -inf alone gives a zero heatmap and, as
+        the formula says, 0 / (0 + eps): the origin for eps > 0, NaN for eps = 0.
+
+    Raises:
+        TypeError: for non-floating logits; `ValueError` for wrong shapes, an unknown `coords` or a negative `eps`.
+    """
+    _check_maps(logits, "logits", coords, eps)
+    if isinstance(beta, Tensor):
+        if beta.ndim not in (0, 1) or (beta.ndim == 1 and beta.shape[0] != logits.shape[1]):
+            raise ValueError(
+                f"beta must have shape () or (K,) = ({logits.shape[1]},) for logits of shape {tuple(logits.shape)}, "
+                f"got {tuple(beta.shape)}"
+            )
+        if beta.device != logits.device:
+            raise ValueError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
+    return implementation("softargmax", logits, backend)(logits, beta, coords, eps)
+
+
+def heatmap_readout(
+    heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None
+) -> Readout:
+    """Coordinates and standard deviation of maps that are normalised already: the second half of `softargmax`.
+
+    Args:
+        heatmap: `(B, K, H, W)`, non-negative, floating point; need not sum to one.
+        coords, eps, backend: as in `softargmax`.
+
+    Raises:
+        as `softargmax`.
+    """
+    _check_maps(heatmap, "heatmap", coords, eps)
+    return implementation("heatmap_readout", heatmap, backend)(heatmap, coords, eps)
+
+
+@register("softargmax", "torch")
+def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps: float) -> SoftArgmax:
+    """`softargmax` in plain PyTorch: the specification that every backend is tested against."""
+    h = logits.to(_accumulation_dtype(logits.dtype))
+    peak = h.amax(dim=(-2, -1), keepdim=True)
+    # -inf - -inf is NaN: a map of -inf alone must give zeros.
+    peak = torch.where(peak == -torch.inf, 0.0, peak)
+    if isinstance(beta, Tensor):
+        beta = beta.to(h.dtype).reshape(-1, 1, 1)
+    z = torch.exp(beta * (h - peak))
+    return SoftArgmax(z.to(logits.dtype), *heatmap_readout_reference(z, coords, eps))
+
+
+@register("heatmap_readout", "torch")
+def heatmap_readout_reference(heatmap: Tensor, coords: str, eps: float) -> Readout:
+    """`heatmap_readout` in plain PyTorch: the specification that every backend is tested against."""
+    z = heatmap.to(_accumulation_dtype(heatmap.dtype))
+    height, width = z.shape[-2:]
+    p = z / (z.sum(dim=(-2, -1), keepdim=True) + eps)
+    rows, columns = p.sum(-1), p.sum(-2)
+    x_px = torch.arange(width, dtype=z.dtype, device=z.device)
+    y_px = torch.arange(height, dtype=z.dtype, device=z.device)
+    mean_x, mean_y = (columns * x_px).sum(-1), (rows * y_px).sum(-1)
+    var_x = (columns * (x_px - mean_x.unsqueeze(-1)) ** 2).sum(-1)
+    var_y = (rows * (y_px - mean_y.unsqueeze(-1)) ** 2).sum(-1)
+    (scale_x, offset_x), (scale_y, offset_y) = axis(coords, width), axis(coords, height)
+    # With eps > 0 the weights sum to slightly less than one, and an offset is weighted like any coordinate.
+    mass = columns.sum(-1)
+    xy = torch.stack((mean_x * scale_x + mass * offset_x, mean_y * scale_y + mass * offset_y), dim=-1)
+    variance = (var_x + var_y) / 2
+    # The derivative of sqrt at 0 is infinite: a map with all its weight on one pixel takes the branch without it.
+    positive = variance > 0
+    std = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance)
+    return Readout(xy, std * scale_x)
+
+
+def axis(coords: str, n: int) -> tuple[float, float]:
+    """(scale, offset) such that pixel i of n lies at ``scale * i + offset`` in the coordinates `coords`."""
+    if coords == "unit":
+        return 1.0 / n, 0.0
+    if coords == "pixel":
+        return 1.0, 0.0
+    if coords == "align_corners":
+        return (2.0 / (n - 1), -1.0) if n > 1 else (0.0, 0.0)
+    return 2.0 / n, 1.0 / n - 1.0
+
+
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half types (bf16 coordinates were seen off by 0.23 pixels), else the type itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
+    if not maps.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {maps.dtype}; convert with .float()")
+    if maps.ndim != 4 or 0 in maps.shape[-2:]:
+        raise ValueError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
+    if coords not in COORDS:
+        raise ValueError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
+    if eps < 0:
+        raise ValueError(f"eps must be >= 0, got {eps}")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ldeq.data import IBUG68, WFLW98, DataError, FaceSet, check, contact_sheet, draw_landmarks, load_wflw
+
+
+def test_whole_set_is_ok(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:
+    calls = []
+    report = check(make_faces(5), sheet=tmp_path / "sheet.png", columns=3, tile=64,
+                   progress=lambda done, total: calls.append((done, total)))  # fmt: skip
+    assert report.ok
+    assert (report.faces, report.pictures, report.outside_points) == (5, 5, 0)
+    assert calls[-1] == (5, 5)
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 66 + 2, 3 * 66 + 2, 3)
+    json.dumps(report.to_dict())
+    assert "5 faces in 5 pictures, layout wflw-98" in report.text()
+
+
+def test_truncated_picture_is_listed(make_faces: Callable[..., FaceSet]) -> None:
+    report = check(make_faces(4, broken=(2,)))
+    assert not report.ok
+    assert [Path(path).name for path, _ in report.unreadable] == ["face2.jpg"]
+    assert "face2.jpg: the file is truncated" in report.text()
+
+
+def test_labels_outside_are_counted_and_kept(tree_wflw: Path) -> None:
+    report = check(load_wflw(tree_wflw, "test"))
+    assert report.ok
+    assert (report.outside_faces, report.outside_points) == (3, 3)
+    assert report.pictures == 2
+    assert report.attributes["pose"] == 1
+
+
+def test_exchanged_sides_are_found_however_the_head_is_rolled(make_faces: Callable[..., FaceSet]) -> None:
+    faces = make_faces(3, layout=IBUG68)
+    angle = np.deg2rad(170)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    faces.record(0).points[:] = (faces.record(0).points - 80) @ turn.T + 80
+    faces.record(1).points[:] = faces.record(1).points[IBUG68.mirror_index]
+    faces.record(2).points[36] = faces.record(2).points[45]
+    report = check(faces)
+    assert [Path(path).name for path in report.mirrored] == ["face1.jpg"]
+    assert [Path(path).name for path in report.degenerate] == ["face2.jpg"]
+
+
+def test_sheet_in_an_absent_folder(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot write .*No such file"):
+        check(make_faces(1), sheet=tmp_path / "absent" / "sheet.png")
+
+
+def test_dots_are_drawn_to_a_fraction_of_a_pixel() -> None:
+    points = np.full((98, 2), -100.0)
+    points[0] = 40.25, 51.625
+    drawn = draw_landmarks(np.zeros((96, 96, 3), np.uint8), points)[..., 0].astype(np.float64)
+    ys, xs = np.mgrid[:96, :96]
+    found = (drawn * xs).sum() / drawn.sum(), (drawn * ys).sum() / drawn.sum()
+    np.testing.assert_allclose(found, points[0], atol=0.15)
+
+
+def test_drawing_leaves_the_picture_alone_and_survives_odd_points() -> None:
+    image = np.zeros((50, 60, 3), np.uint8)
+    points = np.random.default_rng(0).uniform(-20, 80, (98, 2))
+    points[3], points[4] = np.nan, 1e12
+    drawn = draw_landmarks(image, points, WFLW98, std=np.full(98, 2.0))
+    assert image.max() == 0
+    assert drawn.max() > 0
+    with pytest.raises(ValueError, match=r"points of shape \(68, 2\)"):
+        draw_landmarks(image, points, IBUG68)
+
+
+def test_contact_sheet_takes_pictures_of_any_shape() -> None:
+    images = [np.full(shape, 128, np.uint8) for shape in ((40, 90, 3), (200, 100, 3), (64, 64, 3))]
+    sheet = contact_sheet(images, columns=2, tile=96, titles=["a", "b", "c"])
+    assert sheet.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
+    with pytest.raises(ValueError, match="at least one picture"):
+        contact_sheet([])
