@@ -1,9 +1,9 @@
 """Facial landmarks with deep equilibrium models: solver, implicit layer, model, training and inference."""
 
 from . import ops, solvers
+from ._version import __version__
 from .implicit import DEQ
+from .landmarker import Face, Landmarker
 from .models import LDEQ, LDEQConfig
 
-__version__ = "0.1.0"
-
-__all__ = ["DEQ", "LDEQ", "LDEQConfig", "__version__", "ops", "solvers"]
+__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "solvers"]

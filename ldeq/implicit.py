@@ -15,15 +15,16 @@ that closes over z would keep it for ever).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .solvers import Solution, fixed_point
+from .solvers import Solution, Status, fixed_point
 from .solvers.solution import check_choice
 
 Cell = Callable[[Tensor, Any], Tensor]
@@ -59,12 +60,13 @@ class DEQ(nn.Module):
                 x is a tensor or any structure of tensors.
             solver: ``solver(f, z0) -> Solution``; set its options with `functools.partial`.
             gradient: ``"implicit"``, by the backward solve; ``"jfb"``, Jacobian-free (Fung et al. 2022): the last
-                `phantom_steps` evaluations are differentiated and nothing else; ``"unrolled"``, through every step of the solver.
+                `phantom_steps` evaluations are differentiated and nothing else; ``"unrolled"``, through every step of
+                the solver.
             backward_solver: solver of u = J^T u + dL/dz, from zeros; the forward one if None. The first evaluation at
-                zeros is dL/dz itself and costs nothing.
+                zeros is dL/dz itself and costs nothing. Its stop should be relative: gradients have no scale of their own.
             phantom_steps: tracked evaluations at the end for ``"jfb"``, >= 1 (phantom gradients, Geng et al. 2021).
-            final_evaluation: evaluate the cell once more at the solution when autograd does not record, so that training
-                and inference give the same numbers. Off saves that evaluation.
+            final_evaluation: evaluate the cell once more at the solution (`phantom_steps` times for ``"jfb"``) when autograd
+                does not record, so that training and inference give the same numbers. Off saves that evaluation.
 
         Raises:
             ValueError: for an unknown `gradient` or `phantom_steps` below 1.
@@ -95,16 +97,18 @@ class DEQ(nn.Module):
 
         with torch.no_grad():
             sol = self.solver(lambda z: self.cell(z, x), z0)
-        if not torch.is_grad_enabled():
-            return (self.cell(sol.value, x) if self.final_evaluation else sol.value), sol
-        if self.gradient == "jfb":
+        recording = torch.is_grad_enabled()
+        if self.gradient == "jfb" or not recording:
             z = sol.value
-            for _ in range(self.phantom_steps):
+            steps = self.phantom_steps if self.gradient == "jfb" else 1
+            for _ in range(steps if recording or self.final_evaluation else 0):
                 z = self.cell(z, x)
             return z, sol
 
         z_star = sol.value.detach().requires_grad_()
         z = self.cell(z_star, x)
+        if not z.requires_grad:  # a cell that ignores its state, and nothing else to differentiate
+            return z, sol
         adjoint = _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver or self.solver, sol)
         return _ReplaceGradient.apply(z, adjoint), sol
 
@@ -114,8 +118,13 @@ class _AdjointSolve:
 
     def __init__(self, z_star: Tensor, output: GradientEdge, solver: Solver, forward: Solution) -> None:
         self.z_star, self.output, self.solver, self.forward = z_star, output, solver, forward
+        # Autograd runs a GPU's backward in a thread of its own, where the choice of `use_backend` would be lost.
+        self.context = copy_context()
 
     def __call__(self, grad: Tensor) -> Tensor:
+        return self.context.copy().run(self._solve, grad)
+
+    def _solve(self, grad: Tensor) -> Tensor:
         at_start = True
 
         def f(u: Tensor) -> Tensor:
@@ -123,12 +132,14 @@ class _AdjointSolve:
             if at_start:  # J^T 0 = 0: no product needed
                 at_start = False
                 return grad
-            (product,) = torch.autograd.grad(self.output, self.z_star, u, retain_graph=True)
-            return product + grad
+            (product,) = torch.autograd.grad(self.output, self.z_star, u, retain_graph=True, allow_unused=True)
+            return grad if product is None else product + grad
 
         sol = self.solver(f, torch.zeros_like(grad))
         self.forward.adjoint = replace(sol, value=sol.value.new_empty(0))
-        return sol.value
+        # A NaN or infinite dL/dz goes on as it is: zeros in its place would hide an overflow from a gradient scaler.
+        lost = (sol.status == Status.NONFINITE) & (sol.iterations == 1)
+        return torch.where(lost.reshape(-1, *[1] * (grad.ndim - 1)), grad, sol.value)
 
 
 class _ReplaceGradient(torch.autograd.Function):
@@ -141,5 +152,5 @@ class _ReplaceGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.adjoint(grad), None  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.adjoint(grad), None

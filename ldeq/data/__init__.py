@@ -20,9 +20,9 @@ from ldeq.data.draw import contact_sheet, draw_landmarks
 from ldeq.data.ibug300w import load_300w
 from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Part, get_layout
 from ldeq.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image
+from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image, write_image
 from ldeq.data.sources import open_faces
-from ldeq.data.wflw import WFLW_ATTRIBUTES, load_hih, load_wflw
+from ldeq.data.wflw import WFLW_ATTRIBUTES, load_hih, load_wflw, write_wflw
 
 __all__ = [
     "CROP_RULES",
@@ -61,4 +61,6 @@ __all__ = [
     "read_image",
     "transform_points",
     "warp",
+    "write_image",
+    "write_wflw",
 ]

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ldeq.data.crop import crop_box, crop_matrix, transform_points, warp
 from ldeq.data.draw import contact_sheet
 from ldeq.data.layouts import Layout
-from ldeq.data.records import DataError, Faces, ImageError
+from ldeq.data.records import Faces, ImageError, write_image
 
 _LISTED = 10
 
@@ -68,10 +67,10 @@ class CheckReport:
 
     def text(self) -> str:
         """The report in lines to print."""
+        smallest, median, largest = self.face_side
         lines = [
             f"{self.name}: {self.faces} faces in {self.pictures} pictures, layout {self.layout}",
-            f"  face size        {self.face_side[0]:.0f} / {self.face_side[1]:.0f} / {self.face_side[2]:.0f} pixels "
-            "(smallest / median / largest)",
+            f"  face size        {smallest:.0f} / {median:.0f} / {largest:.0f} pixels (smallest / median / largest)",
             f"  picture side     {self.picture_side[0]} to {self.picture_side[1]} pixels",
             f"  outside          {self.outside_points} landmarks of {self.outside_faces} faces (kept)",
         ]
@@ -182,25 +181,6 @@ def exchanged(points: np.ndarray, layout: Layout) -> bool:
     mouth = points[list(layout.parts["outer_lip"].indices)].mean(0)
     across, down = right - left, mouth - (left + right) / 2
     return bool(across[0] * down[1] - across[1] * down[0] <= 0)
-
-
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Write an `(H, W, 3)` RGB uint8 picture; the suffix of the path chooses the format.
-
-    Raises:
-        DataError: where the folder does not exist or the format is unknown.
-    """
-    target = Path(path).expanduser()
-    try:
-        done, data = cv2.imencode(target.suffix or ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    except cv2.error as error:
-        raise DataError(f"cannot write {target}: choose a name that ends in .png or .jpg.") from error
-    if not done:
-        raise DataError(f"cannot write {target}: OpenCV could not encode the picture.")
-    try:
-        target.write_bytes(data.tobytes())
-    except OSError as error:
-        raise DataError(f"cannot write {target}: {error.strerror}.") from error
 
 
 def _read(faces: Faces, index: int) -> np.ndarray | ImageError:

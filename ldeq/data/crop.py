@@ -175,9 +175,7 @@ def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return moved.astype(np.float32) if points.dtype == np.float32 else moved
 
 
-def reduce_region(
-    image: np.ndarray, x0: int, y0: int, x1: int, y1: int, factor: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+def reduce_region(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, factor: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Cut a region out of an image and shrink it by a whole factor, each pixel the mean of a block.
 
     Blocks start at (x0, y0); those wholly outside the image are left out, those partly outside count black there.

@@ -197,3 +197,23 @@ def _png_truncated(data: bytes) -> bool:
         if kind == b"IEND":
             return position > len(data)
     return True
+
+
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Write an `(H, W, 3)` RGB uint8 picture; the suffix of the path chooses the format, missing folders are made.
+
+    Raises:
+        DataError: where the file cannot be written or the format is unknown.
+    """
+    target = Path(path).expanduser()
+    try:
+        done, data = cv2.imencode(target.suffix or ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise DataError(f"cannot write {target}: choose a name that ends in .png or .jpg.") from error
+    if not done:
+        raise DataError(f"cannot write {target}: OpenCV could not encode the picture.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data.tobytes())
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror}.") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ldeq.data.layouts import WFLW98
-from ldeq.data.records import DataError, FaceRecord, FaceSet, ImageError, read_image
+from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image, write_image
 
 WFLW_ATTRIBUTES: tuple[str, ...] = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 """The six marks, in the order of columns 200 to 205; each names a subset of the test list."""
@@ -74,6 +75,48 @@ def load_wflw(root: str | os.PathLike[str], split: str = "train", subset: str | 
         why = "every picture it names is missing" if skipped else "it names no face of that kind"
         raise DataError(f"no face to load from {annotations}: {why}.")
     return FaceSet(f"WFLW {split}" + (f"/{wanted}" if wanted else ""), WFLW98, records, skipped)
+
+
+def write_wflw(
+    root: str | os.PathLike[str], split: str, faces: Faces, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Writes faces in the official layout, as `load_wflw` reads them.
+
+    Args:
+        root: the folder; it is made where it does not exist.
+        split: ``"train"`` or ``"test"``.
+        faces: 98 landmarks; a face without a rectangle gets the tight box of its landmarks.
+        progress: called with (done, total) after each face.
+
+    Returns:
+        The list that was written.
+
+    Raises:
+        DataError: for an unknown split, another layout, or a folder that cannot be written.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"unknown WFLW split {split!r}: choose train or test.")
+    if faces.layout is not WFLW98:
+        raise DataError(f"WFLW holds 98 landmarks and {faces.name} has {faces.layout.count}: choose other faces.")
+    base = Path(root).expanduser()
+    target = base / "WFLW_annotations" / _LIST_FOLDER / f"list_98pt_rect_attr_{split}.txt"
+    lines = []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (base / "WFLW_images" / split).mkdir(parents=True, exist_ok=True)
+        for index in range(len(faces)):
+            record, name = faces.record(index), f"{split}/{index:06d}.png"
+            write_image(base / "WFLW_images" / name, faces.read(index))
+            corners = record.rect or (*record.points.min(0).tolist(), *record.points.max(0).tolist())
+            marks = " ".join(str(int(record.attributes.get(mark, False))) for mark in WFLW_ATTRIBUTES)
+            numbers = " ".join(f"{value:.6f}" for value in record.points.ravel().tolist())
+            lines.append(f"{numbers} {' '.join(str(round(c)) for c in corners)} {marks} {name}")
+            if progress:
+                progress(index + 1, len(faces))
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write the faces to {base}: {error.strerror}.") from error
+    return target
 
 
 def _find_list(base: Path, split: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich import console as rich_console
@@ -43,6 +43,17 @@ class Console:
         ) as progress:
             task = progress.add_task("training", total=total, completed=done, figures="")
             yield LiveDisplay(progress, task)
+
+    @contextmanager
+    def counting(self, description: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """A bar for work that counts; yields the function that takes (done, total). Silent without a terminal."""
+        if not (self.enabled and self.rich.is_terminal):
+            yield lambda done, total: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.rich, transient=True) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 class TrainingDisplay:

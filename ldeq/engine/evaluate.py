@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
 from .. import metrics
-from ..data import LandmarkDataset, invert, normalise, transform_points
+from ..data import DataError, LandmarkDataset, invert, normalise, transform_points
 from ..models import LDEQ
+from .device import autocast
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,6 @@ def protocol_line(model: LDEQ, dataset: LandmarkDataset, images: int, weights: s
     )
 
 
-def autocast(device: torch.device, amp: str) -> AbstractContextManager[object]:
-    """bf16 autocast where `amp` is ``"bf16"``, nothing for ``"off"``."""
-    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else nullcontext()
-
-
 @torch.no_grad()
 def evaluate(
     model: LDEQ,
@@ -105,15 +100,15 @@ def evaluate(
         progress: called with (done, total) after each batch.
 
     Raises:
-        ValueError: if layouts or sizes of model and data differ, or no picture could be read.
+        DataError: if layouts or sizes of model and data differ, or no picture could be read.
     """
     if dataset.layout.count != model.config.landmarks:
-        raise ValueError(
+        raise DataError(
             f"the model predicts {model.config.landmarks} landmarks and {dataset.faces.name} has {dataset.layout.count}; "
             "choose data or a model of the other layout"
         )
     if dataset.size != model.config.image_size:
-        raise ValueError(f"the model takes crops of {model.config.image_size} pixels, the data set makes {dataset.size}")
+        raise DataError(f"the model takes crops of {model.config.image_size} pixels, the data set makes {dataset.size}")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -141,7 +136,7 @@ def evaluate(
             progress(done, len(mine))
     model.train(was_training)
     if not predicted:
-        raise ValueError(f"none of the {len(mine)} pictures of {dataset.faces.name} could be read; run: ldeq data check")
+        raise DataError(f"none of the {len(mine)} pictures of {dataset.faces.name} could be read; run: ldeq data check")
     truth = np.stack(points)
     normaliser = dataset.layout.inter_ocular(truth.astype(np.float64))
     return Evaluation(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import metrics
-from ..data import LandmarkDataset, contact_sheet, crop_box, crop_matrix, transform_points, warp
-from ..data.check import write_image
+from ..data import LandmarkDataset, contact_sheet, crop_box, crop_matrix, transform_points, warp, write_image
 from .evaluate import Evaluation
 
 
-def markdown_table(evaluation: Evaluation) -> str:
-    """Subset table under its protocol line."""
+def markdown_table(evaluation: Evaluation, subsets: Sequence[str] | None = None) -> str:
+    """Table of the full set and of `subsets` (all that there are if None) under its protocol line."""
     lines = [
         f"Protocol: {evaluation.protocol}.",
         "",
@@ -23,6 +23,8 @@ def markdown_table(evaluation: Evaluation) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name, row in evaluation.subsets.items():
+        if name != "full" and subsets is not None and name not in subsets:
+            continue
         lines.append(f"| {name} | {row['nme']:.2f} | {row['fr10']:.2f} | {row['auc10']:.4f} | {row['images']:.0f} |")
     if evaluation.skipped:
         lines += ["", f"{len(evaluation.skipped)} pictures could not be used and are in no figure:", ""]
@@ -90,12 +92,14 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_report(evaluation: Evaluation, dataset: LandmarkDataset, folder: Path) -> list[Path]:
+def write_report(
+    evaluation: Evaluation, dataset: LandmarkDataset, folder: Path, subsets: Sequence[str] | None = None
+) -> list[Path]:
     """Writes ``report.md``, ``report.json``, ``ced.png``, ``landmarks.png`` and ``worst.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("report.md", "report.json", "ced.png", "landmarks.png", "worst.png")
     paths = [folder / name for name in names]
-    paths[0].write_text(f"# {dataset.faces.name}\n\n{markdown_table(evaluation)}")
+    paths[0].write_text(f"# {dataset.faces.name}\n\n{markdown_table(evaluation, subsets)}")
     paths[1].write_text(json.dumps(to_json(evaluation), indent=1) + "\n")
     error_curve({dataset.faces.name: evaluation}, paths[2])
     landmark_plot(evaluation, paths[3])

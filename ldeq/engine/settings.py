@@ -30,7 +30,7 @@ class SettingsError(ValueError):
 @dataclass(frozen=True)
 class DataSettings:
     train: list[str] = field(default_factory=list)
-    """Sources such as ``300w:~/300w#train``, ``wflw:~/WFLW#train``, ``hih:...``, ``synthetic:2000#seed=1``; several are joined."""
+    """Sources such as ``300w:~/300w#train``, ``wflw:~/WFLW#train``, ``hih:...``, ``synthetic:2000``; several are joined."""
     val: list[str] = field(default_factory=list)
     """Sources that are scored after each `validate_every` epochs; may be empty."""
     crop: str = "landmarks"

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -26,15 +24,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import ConcatDataset, DataLoader
 
-from ..data import Augmentation, LandmarkDataset, Layout, contact_sheet, normalise, open_faces
-from ..data.check import write_image
+from ..data import Augmentation, LandmarkDataset, Layout, contact_sheet, normalise, open_faces, write_image
 from ..models import LDEQ
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .console import Console
-from .evaluate import Evaluation, autocast, evaluate, join
+from .device import autocast, memory_mb, resolve_device
+from .evaluate import Evaluation, evaluate, join
 from .report import worst_faces
 from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
+from .weights import save_weights
 
 # Steps in a row whose loss or gradient is not finite, after which going on is no use.
 MAX_BAD_STEPS = 20
@@ -80,7 +79,7 @@ class Trainer:
         ]
         self.val_sets = [self._dataset(spec, "test", None, False) for spec in settings.data.val]
         self.layout = self._layout()
-        self.train_data = ConcatDataset(self.train_sets)
+        self.train_data: ConcatDataset[dict[str, Any]] = ConcatDataset(self.train_sets)
         self.steps_per_epoch = len(self.train_data) // (run.batch * self.world)
         if self.steps_per_epoch == 0:
             raise SettingsError(
@@ -287,7 +286,7 @@ class Trainer:
     def evaluated(self) -> LDEQ:
         """The model that is scored and shipped: the moving average once there is one."""
         if self.ema and int(self.ema.n_averaged) > 0:
-            return self.ema.module
+            return cast(LDEQ, self.ema.module)
         return self.model
 
     # --- validation ---
@@ -514,67 +513,6 @@ def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> f
     if step < warm:
         return optim.lr * (step + 1) / warm
     return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-
-def resolve_device(name: str) -> torch.device:
-    """``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``; under torchrun ``auto`` takes the process's own GPU.
-
-    Raises:
-        SettingsError: if the device does not exist here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"unknown device {name!r}; use auto, cpu or cuda") from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise SettingsError(f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA GPU; run: ldeq doctor")
-        if device.index is None:
-            index = dist.get_rank() % torch.cuda.device_count() if dist.is_initialized() else 0
-            device = torch.device("cuda", index)
-    return device
-
-
-def memory_mb(device: torch.device) -> float:
-    """Peak memory: of the GPU's allocator, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def save_weights(
-    path: Path, model: LDEQ, layout: Layout, settings: TrainSettings, extra: dict[str, Any], dtype: torch.dtype | None = None
-) -> None:
-    """Writes a model for inference: weights, configuration, layout and crop rule in one safetensors file.
-
-    Args:
-        path: ``*.safetensors``.
-        model: the model.
-        layout: its landmarks.
-        settings: the run that made it; crop rule and scale come from here.
-        extra: JSON-serialisable facts for the header, such as a model card.
-        dtype: of the stored floating tensors; as they are if None. bf16 halves the file.
-
-    Raises:
-        CheckpointError: as `checkpoint.save`.
-    """
-    tensors = {
-        name: t.to(dtype) if dtype and t.is_floating_point() else t
-        for name, t in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")  # counts training steps; of no use for inference
-    }
-    mapping = to_mapping(settings)
-    document = {
-        "kind": "weights",
-        "model": mapping["model"],
-        "layout": layout.name,
-        "crop": {"rule": settings.data.crop, "scale": settings.data.crop_scale},
-        **extra,
-    }
-    checkpoint.save(path, {"model": tensors}, document)
 
 
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

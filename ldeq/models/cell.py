@@ -79,11 +79,11 @@ class Cell(nn.Module):
 
     def logits(self, z: Tensor, x: Tensor) -> Tensor:
         """The head's output h `(B, K, h, h)`, before the heatmap normalisation."""
-        features = self.hourglass(self.mix(torch.cat((z, x), dim=1)))
-        # The head runs in the state's precision under autocast, too: bf16 logits are off by up to 0.4 % of themselves, and
-        # the exponential turns that into an error of the heatmap that no solver can iterate away.
+        features = self.hourglass(self.mix(torch.cat((z.to(x.dtype), x), dim=1)))
+        # The head runs in the state's precision under autocast and in a half-precision model, too: bf16 logits are off by up
+        # to 0.4 % of themselves, and the exponential turns that into an error of the heatmap that no solver can iterate away.
         with torch.autocast(z.device.type, enabled=False):
-            return self.head(features.to(z.dtype))
+            return F.conv2d(features.to(z.dtype), self.head.weight.to(z.dtype), self.head.bias.to(z.dtype))  # type: ignore[union-attr]
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         h = self.logits(z, x)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
-from ..solvers.solution import check_choice
+from ..solvers.solution import RETURNS, STOP_SCOPES, STOPS, check_choice
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class LDEQConfig:
     backward_tol: float | None = None
     """Tolerance of the backward solve; `tol` if None."""
     stop: str = "relative"
+    """What `tol` measures in the forward solve, ``"relative"`` or ``"absolute"``; the backward one is always relative."""
     stop_scope: str = "sample"
     returns: str = "f"
     m: int = 6
@@ -75,11 +76,14 @@ class LDEQConfig:
             width = self.width + level * self.width_increment
             if self.width % 4 or width % self.groups:
                 raise ValueError(
-                    f"every hourglass width must be divisible by groups = {self.groups} and the first by 4, got {width} at level "
-                    f"{level} (width {self.width}, width_increment {self.width_increment})"
+                    f"every hourglass width must be divisible by groups = {self.groups} and the first by 4, got {width} at "
+                    f"level {level} (width {self.width}, width_increment {self.width_increment})"
                 )
         check_choice("solver", self.solver, tuple(SOLVERS))
         check_choice("gradient", self.gradient, GRADIENTS)
+        check_choice("stop", self.stop, STOPS)
+        check_choice("stop_scope", self.stop_scope, STOP_SCOPES)
+        check_choice("returns", self.returns, RETURNS)
 
     @property
     def heatmap_size(self) -> int:
@@ -96,9 +100,7 @@ class LDEQConfig:
         """
         config = cls()
         if parity:
-            config = replace(
-                config, max_iter=7, ridge=-1e-4, stop_scope="batch", returns="x", safeguards=False
-            )
+            config = replace(config, max_iter=7, ridge=-1e-4, stop_scope="batch", returns="x", safeguards=False)
         return replace(config, **overrides)
 
     @classmethod

@@ -50,12 +50,14 @@ class LDEQ(nn.Module):
         self.stem = Stem(config.width)
         self.deq = DEQ(
             Cell(config.landmarks, config.width, config.width_increment, config.depth, config.groups, config.beta),
-            _solver(config, config.max_iter, config.tol),
+            _solver(config, config.max_iter, config.tol, config.stop),
             gradient=config.gradient,
             backward_solver=_solver(
                 config,
                 config.max_iter if config.backward_max_iter is None else config.backward_max_iter,
                 config.tol if config.backward_tol is None else config.backward_tol,
+                # A gradient has no scale of its own: a mean-reduced loss would meet any absolute tolerance at once.
+                "relative",
             ),
             phantom_steps=config.phantom_steps,
             final_evaluation=config.final_evaluation,
@@ -78,39 +80,44 @@ class LDEQ(nn.Module):
         return cls(LDEQConfig.tiny(**overrides))
 
     def initial_state(self, batch: int) -> Tensor:
-        """Zeros `(B, K, h, h)`, float32, on the model's device."""
+        """Zeros `(B, K, h, h)`, float32 (float64 in a float64 model), on the model's device."""
         c = self.config
-        weight = next(self.parameters())
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return torch.zeros(batch, c.landmarks, c.heatmap_size, c.heatmap_size, device=weight.device, dtype=dtype)
+        device = next(self.parameters()).device
+        return torch.zeros(batch, c.landmarks, c.heatmap_size, c.heatmap_size, device=device, dtype=self._state_dtype)
+
+    @property
+    def _state_dtype(self) -> torch.dtype:
+        return torch.promote_types(next(self.parameters()).dtype, torch.float32)
 
     def forward(self, images: Tensor, z0: Tensor | None = None) -> LDEQOutput:
         """
         Args:
             images: `(B, 3, S, S)`, normalised with the ImageNet mean and deviation (`ldeq.data.normalise`); S as configured.
-            z0: `(B, K, S/4, S/4)`, where the solve starts; zeros if None.
+            z0: `(B, K, S/4, S/4)`, where the solve starts, cast to the dtype of `initial_state`; zeros if None.
 
         Raises:
             ValueError: for images or a start of another shape, saying which one is expected.
         """
-        size, maps = self.config.image_size, self.config.heatmap_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(f"images must have shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        c = self.config
+        if images.ndim != 4 or images.shape[1:] != (3, c.image_size, c.image_size):
+            raise ValueError(f"images must have shape (B, 3, {c.image_size}, {c.image_size}), got {tuple(images.shape)}")
         if z0 is None:
             z0 = self.initial_state(images.shape[0])
-        elif z0.shape != (images.shape[0], self.config.landmarks, maps, maps):
-            expected = (images.shape[0], self.config.landmarks, maps, maps)
-            raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
+        else:
+            expected = (images.shape[0], c.landmarks, c.heatmap_size, c.heatmap_size)
+            if z0.shape != expected:
+                raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
+            z0 = z0.to(self._state_dtype)
         z, solution = self.deq(z0, self.stem(images))
-        xy, std = heatmap_readout(z, coords="unit", eps=self.config.eps)
+        xy, std = heatmap_readout(z, coords="unit", eps=c.eps)
         return LDEQOutput(xy, std, z, solution)
 
 
-def _solver(config: LDEQConfig, max_iter: int, tol: float) -> Any:
+def _solver(config: LDEQConfig, max_iter: int, tol: float, stop: str) -> Any:
     options: dict[str, Any] = {
         "max_iter": max_iter,
         "tol": tol,
-        "stop": config.stop,
+        "stop": stop,
         "stop_scope": config.stop_scope,
         "returns": config.returns,
     }

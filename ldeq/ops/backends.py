@@ -66,15 +66,15 @@ class use_backend:
         reason = available_backends()[name] if _checked(name) != "auto" else "available"
         if reason != "available":
             raise BackendError(f"backend {name!r} cannot be used: {reason}")
-        self._before = _choice.get()
+        self._name, self._before = name, _choice.get()
         _choice.set(name)
 
     def __enter__(self) -> use_backend:
+        # Not yet, or no longer, the choice if the object was kept and is entered later.
+        _choice.set(self._name)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         _choice.set(self._before)
 
 

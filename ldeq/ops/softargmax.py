@@ -85,9 +85,7 @@ def softargmax(
     return implementation("softargmax", logits, backend)(logits, beta, coords, eps)
 
 
-def heatmap_readout(
-    heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None
-) -> Readout:
+def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None) -> Readout:
     """Coordinates and standard deviation of maps that are normalised already: the second half of `softargmax`.
 
     Args:
@@ -110,7 +108,9 @@ def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps:
     peak = torch.where(peak == -torch.inf, 0.0, peak)
     if isinstance(beta, Tensor):
         beta = beta.to(h.dtype).reshape(-1, 1, 1)
-    z = torch.exp(beta * (h - peak))
+    # Masked pixels (-inf): their share of the gradient of beta, z (h - max h), must be 0 and not 0 x inf.
+    below = (h - peak).clamp_min(torch.finfo(h.dtype).min)
+    z = torch.exp(beta * below)
     return SoftArgmax(z.to(logits.dtype), *heatmap_readout_reference(z, coords, eps))
 
 
@@ -160,5 +160,5 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
         raise ValueError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
     if coords not in COORDS:
         raise ValueError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
-    if eps < 0:
+    if not eps >= 0:
         raise ValueError(f"eps must be >= 0, got {eps}")

@@ -23,10 +23,14 @@ MAX_HISTORY = 16
 # float32 carry a relative error near 1e-7; a pivot below that is noise and could be negative.
 PIVOT_FLOOR = 1e-7
 
+# Share of the mean diagonal below which a squared residual counts as zero: 1e-10 of the residual is less than its rounding.
+VANISHED = 1e-20
+
 # Weights of this norm amplify the rounding of float32 history entries to ~1e-3 of the state: worse than a plain step.
 MAX_WEIGHT_NORM = 1e4
 
-# A residual that grew past this multiple of the best one says that the linear model behind the history no longer holds.
+# A mixed step after which the residual exceeds this multiple of the history's best says that the linear model behind the
+# history no longer holds. Growth after a plain step says that f expands there, and another plain step would repeat it.
 RESTART_FACTOR = 10.0
 
 # Published LDEQ loop, for parity with its figures: ridge in absolute units, one stop for the batch, the iterate itself
@@ -74,8 +78,8 @@ def anderson(
             depend on the scale of the problem (an absolute 1e-4 fails on the small residuals of a mean-reduced loss). A
             negative value is absolute: -1e-4 is the lambda = 1e-4 of published code.
         beta: mixing in (0, 1]; 1 takes f alone.
-        safeguards: per sample, drop the history and take a plain step when the residual grew 10-fold over the best, and
-            a plain step when the weights exceed a norm of 1e4. Off for parity with published loops.
+        safeguards: per sample, drop the history and take a plain step when a mixed step left the residual at 10 times
+            the history's best, and a plain step when the weights exceed a norm of 1e4. Off for parity with published loops.
 
     `PUBLISHED` holds the settings that reproduce the published LDEQ loop.
 
@@ -88,19 +92,18 @@ def anderson(
     check_beta(beta)
     if not 1 <= m <= MAX_HISTORY:
         raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {m}")
-    progress = Progress(
-        z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace
-    )
+    progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
     x = progress.start
     batch, device = x.shape[0], x.device
     f_ring: list[Tensor] = []
     g_ring: list[Tensor] = []
     gram: list[list[Tensor]] = []  # gram[i][j] is (B,); lists, so that an unrolled solve is differentiable
     valid = torch.zeros(batch, m, dtype=torch.bool, device=device)
+    mixed = torch.zeros(batch, dtype=torch.bool, device=device)
+    lowest = progress.norm
     for step in range(max_iter):
         fx = progress.evaluate(f, x)
         g = fx - x
-        best_before = progress.norm
         norm = progress.record(x, fx, g)
         if step + 1 == max_iter or progress.done:
             break
@@ -114,8 +117,9 @@ def anderson(
         for i, g_i in enumerate(g_ring):
             gram[i][slot] = gram[slot][i] = (g_i * g).sum(dim=1)
         if safeguards:
-            grown = norm > RESTART_FACTOR * best_before
+            grown = mixed & (norm > RESTART_FACTOR * lowest)
             valid = valid & ~grown.unsqueeze(1)
+            lowest = torch.where(grown, norm, torch.minimum(norm, lowest))
         newest = torch.zeros(m, dtype=torch.bool, device=device)
         newest[slot] = True
         valid = valid | newest
@@ -124,11 +128,12 @@ def anderson(
         if safeguards:
             sane = alpha.norm(dim=1, keepdim=True) <= MAX_WEIGHT_NORM
             alpha = torch.where(sane, alpha, newest[:n].to(alpha.dtype))
+            mixed = sane.squeeze(1) & (valid.sum(1) > 1)
         alpha = alpha.to(x.dtype)
         x_next = torch.zeros_like(x)
         for i in range(n):
-            mixed = f_ring[i] if beta == 1.0 else f_ring[i] - (1.0 - beta) * g_ring[i]
-            x_next = torch.addcmul(x_next, alpha[:, i : i + 1], mixed)
+            damped = f_ring[i] if beta == 1.0 else f_ring[i] - (1.0 - beta) * g_ring[i]
+            x_next = torch.addcmul(x_next, alpha[:, i : i + 1], damped)
         x = progress.advance(x, x_next)
     return progress.solution()
 
@@ -137,16 +142,17 @@ def mixing_weights(gram: Tensor, valid: Tensor, ridge: float) -> Tensor:
     """alpha `(B, n)` of the module's formula, from Gram matrices `(B, n, n)`; entries outside `valid` `(B, n)` get 0.
 
     Solved in float64 after a symmetric scaling to unit diagonal, by a Cholesky factorisation whose pivots are floored at
-    `PIVOT_FLOOR`: linearly dependent residuals then share their weight instead of failing the whole batch.
+    `PIVOT_FLOOR`: linearly dependent residuals then get finite weights instead of failing the whole batch.
     """
     work = torch.float32 if gram.device.type == "mps" else torch.float64
     pair = valid.unsqueeze(-1) & valid.unsqueeze(-2)
     a = torch.where(pair, gram.to(work), 0.0)
     diagonal = a.diagonal(dim1=-2, dim2=-1)
-    count = valid.sum(-1, keepdim=True)
-    shift = ridge * diagonal.sum(-1, keepdim=True) / count if ridge >= 0 else torch.full_like(diagonal, -ridge)
-    diagonal = diagonal + shift
-    # A zero on the diagonal is a residual that vanished (or an unused slot): any positive number keeps its row regular.
+    mean = diagonal.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True)
+    diagonal = diagonal + (ridge * mean if ridge >= 0 else -ridge)
+    # A residual that vanished takes all the weight, as in the limit of a small one; if all did, or the slot is unused, any
+    # positive number keeps the row regular.
+    diagonal = torch.maximum(diagonal, VANISHED * mean)
     diagonal = torch.where(valid & (diagonal > 0), diagonal, 1.0)
     scale = diagonal.rsqrt()
     a = a * scale.unsqueeze(-1) * scale.unsqueeze(-2)

@@ -51,24 +51,27 @@ def broyden(
     """
     if m < 1:
         raise ValueError(f"m must be >= 1, got {m}")
-    progress = Progress(
-        z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace
-    )
+    progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
     x = progress.start
     us: list[Tensor] = []
     vs: list[Tensor] = []
     dx: Tensor | None = None
     g_before = x
+    corrected = torch.zeros_like(progress.active)
+    lowest = progress.norm
     for step in range(max_iter):
         fx = progress.evaluate(f, x)
         g = fx - x
-        best_before = progress.norm
         norm = progress.record(x, fx, g)
         if step + 1 == max_iter or progress.done:
             break
+        # A corrected step that led astray; growth after a plain one says that f expands there (see `RESTART_FACTOR`).
+        grown = corrected & (norm > RESTART_FACTOR * lowest)
+        lowest = torch.where(grown, norm, torch.minimum(norm, lowest))
         if dx is not None:
             if len(us) == m:
                 us, vs = [], []
+                corrected = torch.zeros_like(corrected)
             h_dg = _apply(us, vs, g - g_before)
             curvature = (dx * h_dg).sum(1, keepdim=True)
             usable = curvature.abs() > MIN_CURVATURE * dx.norm(dim=1, keepdim=True) * h_dg.norm(dim=1, keepdim=True)
@@ -78,10 +81,10 @@ def broyden(
             u = (dx - h_dg) / torch.where(usable, curvature, 1.0)
             us.append(torch.where(usable, u, 0.0))
             vs.append(torch.where(usable, v, 0.0))
+            corrected = (corrected | usable.squeeze(1)) & ~grown
             # A sample whose residual grew starts anew: its own pairs become zero, the others keep theirs.
-            keep = (norm <= RESTART_FACTOR * best_before).unsqueeze(1)
-            us = [torch.where(keep, p, 0.0) for p in us]
-            vs = [torch.where(keep, p, 0.0) for p in vs]
+            us = [torch.where(grown.unsqueeze(1), 0.0, p) for p in us]
+            vs = [torch.where(grown.unsqueeze(1), 0.0, p) for p in vs]
         x_next = x - _apply(us, vs, g)
         x_next = progress.advance(x, x_next)
         dx, g_before = x_next - x, g

@@ -48,9 +48,7 @@ def fixed_point(
         ValueError: for arguments out of range or an f that changes the shape.
     """
     check_beta(beta)
-    progress = Progress(
-        z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace
-    )
+    progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
     x = progress.start
     for step in range(max_iter):
         fx = progress.evaluate(f, x)

@@ -69,9 +69,7 @@ class Progress:
     would let a NaN of one point into the kept best (0 x NaN).
     """
 
-    def __init__(
-        self, z0: Tensor, *, max_iter: int, tol: float, stop: str, stop_scope: str, returns: str, trace: bool
-    ) -> None:
+    def __init__(self, z0: Tensor, *, max_iter: int, tol: float, stop: str, stop_scope: str, returns: str, trace: bool) -> None:
         check_choice("stop", stop, STOPS)
         check_choice("stop_scope", stop_scope, STOP_SCOPES)
         check_choice("returns", returns, RETURNS)
@@ -87,7 +85,7 @@ class Progress:
         self.shape, self.dtype = z0.shape, z0.dtype
         # Half-precision iterates stall far above the tolerance (solvers keep their state in float32 at least).
         work = torch.promote_types(z0.dtype, torch.float32)
-        self.start = z0.reshape(z0.shape[0], -1).to(work)
+        self.start = z0.flatten(1).to(work)
         self.max_iter, self.tol, self.stop, self.stop_scope, self.returns = max_iter, tol, stop, stop_scope, returns
         batch, device = z0.shape[0], z0.device
         self.active = torch.ones(batch, dtype=torch.bool, device=device)
@@ -105,15 +103,17 @@ class Progress:
         fx = f(x.to(self.dtype).reshape(self.shape))
         if fx.shape != self.shape:
             raise ValueError(f"f must keep the shape of its argument {tuple(self.shape)}, it returned {tuple(fx.shape)}")
-        return fx.reshape(self.shape[0], -1).to(self.start.dtype)
+        return fx.flatten(1).to(self.start.dtype)
 
     def record(self, x: Tensor, fx: Tensor, g: Tensor) -> Tensor:
         """Takes in one evaluation; returns ||g|| `(B,)`. Afterwards `active` says who goes on."""
         norm = torch.linalg.vector_norm(g.detach(), dim=1)
         residual = norm
         if self.stop == "relative":
-            tiny = torch.finfo(norm.dtype).tiny
-            residual = norm / torch.linalg.vector_norm(fx.detach(), dim=1).clamp_min(tiny)
+            info = torch.finfo(norm.dtype)
+            # An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
+            size = torch.linalg.vector_norm(fx.detach(), dim=1).clamp_min(info.tiny)
+            residual = (norm / size).clamp_max(info.max)
         finite = torch.isfinite(residual) & torch.isfinite(norm)
         if self.first_norm is None:
             self.first_norm = norm

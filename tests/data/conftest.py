@@ -15,9 +15,7 @@ from ldeq.data import IBUG68, WFLW98, FaceRecord, FaceSet, Layout
 
 def _real(variable: str, folder: str) -> Path:
     given = os.environ.get(variable)
-    root = (
-        Path(given).expanduser() if given else Path(__file__).resolve().parents[2].parent / "shared" / "data" / folder
-    )
+    root = Path(given).expanduser() if given else Path(__file__).resolve().parents[2].parent / "shared" / "data" / folder
     if not root.is_dir():
         pytest.skip(f"no {folder} data here: set {variable} to its folder")
     return root

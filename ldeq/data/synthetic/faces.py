@@ -9,7 +9,8 @@ import numpy as np
 from ldeq.data.layouts import WFLW98, Layout
 from ldeq.data.records import FaceRecord
 from ldeq.data.synthetic.geometry import Head
-from ldeq.data.synthetic.parameters import DIFFICULTIES, Difficulty, FaceParameters, sample_parameters
+from ldeq.data.synthetic.parameters import DIFFICULTIES, Difficulty, FaceParameters
+from ldeq.data.synthetic.sampling import sample_parameters
 from ldeq.data.synthetic.scene import Scene
 from ldeq.data.wflw import WFLW_ATTRIBUTES
 

@@ -1,10 +1,12 @@
 """The head: 98 landmarks seen from the front, a smooth surface through them, and the camera.
 
-Axes: x to the right of the image, y down, z to the viewer; the origin lies between the eyes. The front of the head is a
-height field over *unwrapped* coordinates (s, y): s is the length along the horizontal section, ``s = w(y) asin(x / w(y))``
-where w is the half width of the head, so that what is painted in (s, y) keeps its size in the middle of the face and wraps
-round its sides.
+Axes: x to the right of the image, y down, z to the viewer; the origin lies between the eyes. The front of the head is
+a height field over *unwrapped* coordinates (s, y): s is the length along the horizontal section,
+``s = w(y) asin(x / w(y))`` where w is the half width of the head, so that what is painted in (s, y) keeps its size in
+the middle of the face and wraps round its sides.
 """
+
+# ruff: noqa: RUF005 - points are arrays here, and array + (dx, dy) moves them.
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ BROW = np.array(
 EYE = np.array(
     [[-.155, -.004], [-.09, -.046], [-.012, -.062], [.081, -.05], [.155, .009], [.076, .042], [-.012, .05],
      [-.088, .036]], np.float32)  # fmt: skip
-EYE_CENTRE = np.array([-.345, .0], np.float32)
+EYE_CENTRE = np.array([-0.345, 0.0], np.float32)
 NOSE = np.array(
     [[0, -.005], [0, .14], [0, .285], [0, .43], [-.178, .487], [-.093, .512], [0, .527], [.093, .512], [.178, .487]],
     np.float32)  # fmt: skip
@@ -91,7 +93,7 @@ def frontal_points(identity: Identity, expression: Expression) -> np.ndarray:
     points[32:16:-1] = contour[:16] * (-1, 1)
 
     for side, raised, blink in ((-1, e.raise_left, e.blink_left), (1, e.raise_right, e.blink_right)):
-        brow = BROW.copy()
+        brow: np.ndarray = BROW.copy()
         middle = (brow[[0, 1, 2, 3, 4, 4, 3, 2, 1]] + brow[[0, 8, 7, 6, 5, 5, 6, 7, 8]]) / 2
         brow = middle + (brow - middle) * np.float32(d.brow_thick)
         brow[:, 0] = -0.37 + (brow[:, 0] + 0.37) * d.brow_length
@@ -100,14 +102,16 @@ def frontal_points(identity: Identity, expression: Expression) -> np.ndarray:
         brow[:, 1] += d.brow_y - d.brow_arch * arch - (0.075 if raised > 0 else 0.03) * raised
         brow[:, 1] += 0.05 * max(-raised, 0) * inner + 0.02 * e.squeeze * inner
         brow[:, 0] += 0.045 * e.squeeze * inner
-        eye = EYE.copy() * np.float32(d.eye_size)
+        eye: np.ndarray = EYE * np.float32(d.eye_size)
         # Laughing lifts the lower lid; frowning lowers the upper one.
         lift = 0.012 * max(e.smile, 0)
         level = np.interp(eye[:, 0], [eye[0, 0], eye[4, 0]], [eye[0, 1], eye[4, 1]])
         opening = (eye[:, 1] - level) * d.eye_open * (1 + 0.25 * max(raised, 0) - 0.12 * max(-raised, 0))
         lower = opening > 0
         shut = level + np.where(lower, opening * 0.75, opening * -0.6) - lift * lower
-        eye[:, 1] = np.where(lower, level + opening * (1 - 0.25 * blink) - lift, level + opening + (shut - level - opening) * blink)
+        eye[:, 1] = np.where(
+            lower, level + opening * (1 - 0.25 * blink) - lift, level + opening + (shut - level - opening) * blink
+        )
         eye[[0, 4], 1] = level[[0, 4]]
         cosine, sine = np.cos(d.eye_tilt), np.sin(d.eye_tilt)
         eye = eye @ np.array([[cosine, sine], [-sine, cosine]], np.float32)
@@ -176,7 +180,7 @@ class Camera3D:
     offset: tuple[float, float] = (0.0, 0.0)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(..., 3) head coordinates to (..., 2) pixels (centre of the first pixel is (0, 0)) and (...) depth to the viewer."""
+        """(..., 3) head coordinates to (..., 2) pixels, first centre at (0, 0), and (...) depth to the viewer."""
         p = points @ self.rotation.T.astype(np.float32)
         near = 1 / (1 - p[..., 2:] / np.float32(self.distance))
         flat = p[..., :2] * near * np.float32(self.scale) + np.array(self.offset, np.float32)
@@ -226,9 +230,15 @@ class Head:
         jaw = np.interp(y, contour[:, 1], -contour[:, 0])
         width = np.where(y < contour[0, 1], skull, jaw)
         # Heights below the nose move with the jaw: read the resting profile at the resting height.
-        rest = np.interp(y, np.maximum.accumulate(CONTOUR[:, 1] + jaw_shift(CONTOUR[:, 1], d, self.parameters.expression)), CONTOUR[:, 1])
+        rest = np.interp(
+            y,
+            np.maximum.accumulate(CONTOUR[:, 1] + jaw_shift(CONTOUR[:, 1], d, self.parameters.expression)),
+            CONTOUR[:, 1],
+        )
         rest = np.where(y < 0, y * (-1.28 / self.crown), rest)
-        edge = np.interp(rest, [-1.3, 0.3, 0.6, 0.8, 1.0, 1.13, 1.24, 1.28], [-0.78, -0.78, -0.7, -0.54, -0.31, -0.14, -0.01, 0.02])
+        edge = np.interp(
+            rest, [-1.3, 0.3, 0.6, 0.8, 1.0, 1.13, 1.24, 1.28], [-0.78, -0.78, -0.7, -0.54, -0.31, -0.14, -0.01, 0.02]
+        )
         middle = np.interp(
             rest,
             [-1.28, -1.2, -1.1, -0.95, -0.8, -0.6, -0.4, -0.22, -0.05, 0.1, 0.3, 0.55, 0.75, 0.95, 1.1, 1.2, 1.28],
@@ -245,8 +255,10 @@ class Head:
         angle = np.clip(self.ss[None] / self.width[:, None], -HALF_PI, HALF_PI)
         cosine = np.maximum(np.cos(angle), 0)
         z = self.edge_z[:, None] + (self.middle_z - self.edge_z)[:, None] * cosine ** np.float32(d.flat)
-        z = z + self._relief(d, e, f) * cv2.min(cosine * 2.5, 1.0)
-        return np.stack([self.width[:, None] * np.sin(angle), np.broadcast_to(self.ys[:, None], z.shape), z], -1).astype(np.float32)
+        z = z + self._relief(d, e, f) * np.minimum(cosine * 2.5, 1)
+        return np.stack([self.width[:, None] * np.sin(angle), np.broadcast_to(self.ys[:, None], z.shape), z], -1).astype(
+            np.float32
+        )
 
     def _relief(self, d: Identity, e: Expression, f: np.ndarray) -> np.ndarray:
         """Bumps and hollows over the smooth section, in face units. Gaussians are separable: one matrix product."""
@@ -259,20 +271,21 @@ class Head:
         brow_y = float(f[[35, 44], 1].mean())
         # height, x, y, width, tall; x > 0 is mirrored to the other side
         bumps: list[tuple[float, float, float, float, float]] = [
-            (-0.10 * d.socket, eye_x - 0.06, -0.015, 0.13, 0.085),
+            (-0.085 * d.socket, eye_x - 0.06, -0.015, 0.13, 0.095),
             (-0.075 * d.socket, 0.165, 0.0, 0.05, 0.06),
             (0.06, eye_x, 0.0, 0.105, 0.065),
             (0.045 * d.socket, eye_x - 0.05, brow_y + 0.06, 0.17, 0.05),
             (0.065 * d.cheek + 0.05 * smile, 0.4, 0.33 - 0.03 * smile, 0.15, 0.13),
-            (-0.03 - 0.03 * smile, 0.29, 0.62, 0.045, 0.11),
-            (0.05, 0.0, 0.74, 0.24, 0.19),
+            (-0.012 - 0.03 * smile, 0.29, 0.62, 0.05, 0.11),
+            (0.05, 0.0, 0.74, 0.26, 0.2),
+            (0.05 * d.cheek, 0.5, 0.68, 0.16, 0.2),
             (0.042 * d.upper_lip, 0.0, upper_y, 0.5 * corner, 0.032),
             (0.055 * d.lower_lip, 0.0, lower_y, 0.42 * corner, 0.04),
             (-0.045, 0.0, mouth_y, 0.6 * corner, 0.015 + 0.4 * gap),
             (-0.045, 0.0, f[85, 1] + 0.075, 0.15, 0.045),
             (0.075, 0.0, self.chin - 0.17, 0.15, 0.095),
             (-0.016, 0.0, 0.6, 0.024, 0.05),
-            (-0.03, corner + 0.03, (f[76, 1] + f[82, 1]) / 2, 0.05, 0.05),
+            (-0.018, corner + 0.03, (f[76, 1] + f[82, 1]) / 2, 0.05, 0.05),
             (0.04 * e.pucker, 0.0, mouth_y, 0.16, 0.12),
         ]
         bumps += [(h, -x, y, w, t) for h, x, y, w, t in bumps if x > 0]
@@ -285,7 +298,7 @@ class Head:
         ridge = np.interp(rows, [-0.3, 0.0, 0.4, 0.75, 0.98, 1.08, 1.17, 1.26], [0, 0.02, 0.115, 0.2, 0.27, 0.25, 0.13, 0.0])
         ridge = ridge * d.nose_depth * (1 + (d.nose_bridge - 1) * smoothstep(rows, 0.85, 0.2))
         wide = np.interp(rows, [-0.2, 0.1, 0.5, 0.9, 1.1], [0.075, 0.062, 0.07, 0.088, 0.095])[:, None] * d.nose_width
-        nose = ridge[:, None] * np.exp(-np.abs(self.ss[None] / wide / 1.25) ** 2.3)
+        nose = ridge[:, None] * np.exp(-(np.abs(self.ss[None] / wide / 1.25) ** 2.3))
         wing_x, wing_y = float(f[59, 0]) - 0.05, float(f[59, 1]) - 0.045
         side = np.exp(-0.5 * ((self.ss - wing_x) / 0.036) ** 2) + np.exp(-0.5 * ((self.ss + wing_x) / 0.036) ** 2)
         nose = nose + 0.085 * np.exp(-0.5 * ((self.ys - wing_y) / 0.042) ** 2)[:, None] * side[None]
@@ -315,7 +328,6 @@ class Head:
         # The lattice is too coarse for the very edge of the face, which is known in closed form.
         _, edge, _ = self._sections(self.flat[:33, 1])
         space[:33, 2] = edge
-        # A ball fills the lids: the pupil lies a little in front of the sheet that the lids span.
         return np.asarray(space)
 
     def _photograph(self, size: int) -> tuple[Camera3D, np.ndarray]:
@@ -330,14 +342,14 @@ class Head:
         return camera, (points * scale + offset).astype(np.float32)
 
     def _with_silhouette(self, camera: Camera3D) -> np.ndarray:
-        """Landmarks in units of the camera; contour points that the cheek hides slide along their row to the silhouette."""
+        """Landmarks in units of the camera; contour points behind the cheek slide along their row to the silhouette."""
         points, _ = camera.project(self.space)
         roll = np.radians(self.parameters.pose.roll)
         across = np.array([np.cos(roll), np.sin(roll)], np.float32)
-        angles = np.linspace(0.36, 1.0, 48, dtype=np.float32) * HALF_PI
+        angles = np.linspace(0.36, 1.0, 33, dtype=np.float32) * HALF_PI
         for side, rows in ((-1, np.arange(0, 16)), (1, np.arange(17, 33))):
             y = self.flat[rows, 1]
-            width, edge, _ = self._sections(y)
+            width = self._sections(y)[0]
             s = side * width[:, None] * angles[None]
             strip = self.lift(np.stack([s, np.broadcast_to(y[:, None], s.shape)], -1))
             strip[:, -1] = self.space[rows]

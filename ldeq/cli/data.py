@@ -1,0 +1,83 @@
+"""``ldeq data check`` and ``ldeq data make-faces``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..data import DataError, check, open_faces, write_wflw
+from ..engine.console import Console
+
+
+@dataclass
+class DataCheck:
+    """Decode every picture of a data set, judge its labels, draw a contact sheet.
+
+    Example: ldeq data check wflw ~/WFLW --split test --sheet sheet.png
+    """
+
+    kind: tyro.conf.Positional[str]
+    """300w, wflw, hih or synthetic; or all in one, as in wflw:~/WFLW#test."""
+    folder: tyro.conf.Positional[str | None] = None
+    """Where it lies (synthetic: how many)."""
+    split: str | None = None
+    """The split; ``train`` by default."""
+    sheet: Path | None = None
+    """Picture with a sample of faces and their landmarks drawn."""
+    samples: Annotated[int, tyro.conf.arg(metavar="N")] = 30
+    """Faces on the sheet."""
+    json: Path | None = None
+    """Where the findings go as JSON."""
+
+    def run(self) -> int:
+        faces = open_faces(f"{self.kind}:{self.folder}" if self.folder else self.kind, self.split)
+        with Console().counting(faces.name, len(faces)) as count:
+            report = check(faces, self.sheet, samples=self.samples, progress=count)
+        print(report.text())
+        if self.json:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            self.json.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+        return 0 if report.ok else 1
+
+
+@dataclass
+class MakeFaces:
+    """Draw synthetic faces into a folder, in WFLW's own layout: pictures, 98 landmarks, rectangle, attributes.
+
+    Example: ldeq data make-faces ~/faces --count 1000 --seed 1, then use it as wflw:~/faces
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Where they go; it must not hold a data set already."""
+    count: int = 1000
+    """Faces of the train list; the test list gets a fifth of that, from another seed."""
+    seed: int = 0
+    size: int = 256
+    """Side of the pictures in pixels."""
+
+    def run(self) -> int:
+        folder = self.folder.expanduser()
+        if folder.exists() and any(folder.iterdir()):
+            raise DataError(f"{folder} is not empty; choose a new folder")
+        total = 0
+        for split, count in (("train", self.count), ("test", max(1, self.count // 5))):
+            faces = open_faces(f"synthetic:{count}#seed={self.seed},size={self.size}", split)
+            with Console().counting(f"drawing {split}", count) as progress:
+                write_wflw(folder, split, faces, progress)
+            total += count
+        print(f"wrote {total} faces; look at them with: ldeq data check wflw {self.folder} --sheet sheet.png")
+        return 0
+
+
+@dataclass
+class Data:
+    """Look at data sets, and make one."""
+
+    command: Annotated[DataCheck, tyro.conf.subcommand("check")] | Annotated[MakeFaces, tyro.conf.subcommand("make-faces")]
+
+    def run(self) -> int:
+        return self.command.run()

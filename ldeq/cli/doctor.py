@@ -1,0 +1,87 @@
+"""``ldeq doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import torch
+
+from .. import __version__
+from ..detection import DetectorError, detector_name
+from ..engine import CheckpointError, load_pretrained, shipped_models
+from ..ops import available_backends
+
+
+@dataclass
+class Doctor:
+    """Say what this installation can do, and why not where it cannot."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        findings = examine()
+        if self.json:
+            print(json.dumps(findings, indent=1))
+        else:
+            for group, entries in findings.items():
+                print(group)
+                for name, value in entries.items():
+                    print(f"  {name:<12} {value}")
+        return 0
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Versions, device, backends, detector and models, each with the reason where it is missing."""
+    if torch.cuda.is_available():
+        device = f"cuda: {torch.cuda.get_device_name()}"
+    elif torch.version.cuda:
+        device = f"cpu: torch is built for CUDA {torch.version.cuda}, but sees no GPU (driver missing or none visible)"
+    else:
+        device = "cpu: this torch is a CPU build"
+    return {
+        "versions": {
+            "ldeq": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "opencv": cv2.__version__,
+        },
+        "device": {
+            "used": device,
+            "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+            "bf16": _bf16(),
+        },
+        "backends": available_backends(),
+        "detector": {"faces": _detector()},
+        "models": {name: _model(name) for name in shipped_models()} or {"none": "no model is shipped with this build"},
+    }
+
+
+def _bf16() -> str:
+    if torch.cuda.is_available():
+        return "fast" if torch.cuda.is_bf16_supported(including_emulation=False) else "not in hardware: leave amp off"
+    capability = torch.backends.cpu.get_cpu_capability()
+    # The name is private to torch; without it the capability alone is told.
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return f"in hardware ({capability})" if has else f"not in hardware ({capability}): leave amp off"
+
+
+def _detector() -> str:
+    try:
+        return detector_name()
+    except DetectorError as error:
+        return f"missing: {error}"
+
+
+def _model(name: str) -> str:
+    try:
+        pretrained = load_pretrained(name)
+    except CheckpointError as error:
+        return f"damaged: {error}"
+    parameters = sum(p.numel() for p in pretrained.model.parameters()) / 1e6
+    return f"{pretrained.layout.name}, {parameters:.2f} M parameters; {pretrained.card.get('licence', 'no licence stated')}"

@@ -1,0 +1,138 @@
+"""Models for inference: where they are found, how they are loaded and saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import Layout, get_layout
+from ..models import LDEQ, LDEQConfig
+from . import checkpoint
+from .checkpoint import CheckpointError
+from .settings import TrainSettings, from_mapping, to_mapping
+
+SHIPPED = "weights"
+"""Folder of the package that holds the shipped models, one ``name.safetensors`` each."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model and what must be known to use it.
+
+    Attributes:
+        model: in eval mode, float32.
+        layout: its landmarks.
+        crop_rule: the rule of the crops it was trained on.
+        crop_scale: the scale of that rule.
+        card: facts about data, licence and score, as far as the file states them.
+        name: file name without suffix.
+    """
+
+    model: LDEQ
+    layout: Layout
+    crop_rule: str
+    crop_scale: float
+    card: dict[str, Any]
+    name: str
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("ldeq").joinpath(SHIPPED)
+    if not folder.is_dir():
+        return []
+    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file behind a shipped name or a path.
+
+    Raises:
+        CheckpointError: if it is neither.
+    """
+    if str(name) in shipped_models():
+        return Path(str(resources.files("ldeq").joinpath(SHIPPED, f"{name}.safetensors")))
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"{str(name)!r} is no shipped model ({', '.join(shipped_models()) or 'none'}) and there is no such file"
+        )
+    return path
+
+
+def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pretrained:
+    """Loads a shipped model, a weights file, or a training checkpoint (its moving average where it has one).
+
+    Args:
+        name: a shipped name such as ``"small-68"``, or a path to a ``.safetensors`` file.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or not one of ldeq's.
+    """
+    path = find_weights(name)
+    groups, document = checkpoint.load(path)
+    if document["kind"] == "training":
+        settings = from_mapping(document["settings"])
+        config, tensors = settings.model, groups.get("ema", groups["model"])
+        crop_rule, crop_scale = settings.data.crop, settings.data.crop_scale
+    else:
+        config, tensors = LDEQConfig(**document["model"]), groups["model"]
+        crop_rule, crop_scale = document["crop"]["rule"], document["crop"]["scale"]
+    model = LDEQ(config)
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not fit its own configuration: missing {missing[:3]}, unexpected {unexpected[:3]}; update ldeq"
+        )
+    model.requires_grad_(False)
+    return Pretrained(
+        model.eval().to(device),
+        get_layout(document["layout"]),
+        crop_rule,
+        float(crop_scale),
+        document.get("card", {}),
+        path.stem,
+    )
+
+
+def save_weights(
+    path: Path,
+    model: LDEQ,
+    layout: Layout,
+    settings: TrainSettings,
+    extra: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes a model for inference: weights, configuration, layout and crop rule in one safetensors file.
+
+    Args:
+        path: ``*.safetensors``.
+        model: the model.
+        layout: its landmarks.
+        settings: the run that made it; crop rule and scale come from here.
+        extra: JSON-serialisable facts for the header, such as ``{"card": {...}}``.
+        dtype: of the stored floating tensors; as they are if None. bf16 halves the file.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    tensors = {
+        name: t.to(dtype) if dtype and t.is_floating_point() else t
+        for name, t in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # counts training steps; of no use for inference
+    }
+    document = {
+        "kind": "weights",
+        "model": to_mapping(settings)["model"],
+        "layout": layout.name,
+        "crop": {"rule": settings.data.crop, "scale": settings.data.crop_scale},
+        **(extra or {}),
+    }
+    checkpoint.save(path, {"model": tensors}, document)
