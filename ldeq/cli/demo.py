@@ -29,11 +29,11 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for pictures and weights."""
-    faces: int = 1600
+    faces: int = 1200
     """Faces to train on."""
     test_faces: int = 300
     """Faces to score on, drawn from another seed."""
-    epochs: int = 14
+    epochs: int = 11
     """Passes over the training faces."""
     seed: int = 0
 

@@ -11,6 +11,8 @@ Gram matrix G G^T changes per step, so only that row is computed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ RESTART_FACTOR = 10.0
 # Published LDEQ loop, for parity with its figures: ridge in absolute units, one stop for the batch, the iterate itself
 # returned (a final evaluation of f follows in the layer). It spends two start-up evaluations outside its max_iter:
 # ``anderson(f, z0, max_iter=5 + 2, tol=1e-4, **PUBLISHED)``.
-PUBLISHED: dict[str, object] = {
+PUBLISHED: dict[str, Any] = {
     "m": 6,
     "ridge": -1e-4,
     "beta": 1.0,

@@ -1,0 +1,160 @@
+"""Commands as a user types them, and the sentences that answer mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+
+from ldeq import __version__
+from ldeq.cli import main
+from ldeq.data import load_wflw, open_faces, write_image
+from ldeq.engine.settings import TrainSettings
+from ldeq.engine.weights import save_weights
+from ldeq.models import LDEQ, LDEQConfig
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> Path:
+    path = tmp_path / "face.png"
+    write_image(path, open_faces("synthetic:1#seed=5,size=256").read(0))
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    settings = TrainSettings(model=LDEQConfig.tiny(landmarks=98, image_size=32, width=16, depth=1, groups=4))
+    path = tmp_path / "w.safetensors"
+    save_weights(path, LDEQ(settings.model), open_faces("synthetic:1").layout, settings)
+    return path
+
+
+def test_the_installed_program_starts_from_any_folder(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "ldeq", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"ldeq {__version__}"
+
+
+def test_doctor_tells_what_is_there_and_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for word in ("torch", "backends", "Haar", "small-68", "research"):
+        assert word in told
+    assert main(["doctor", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["backends"]["torch"] == "available"
+    assert all(reason for reason in findings["backends"].values())
+
+
+def test_predict_draws_and_writes_points(face: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, data = tmp_path / "deep" / "out.jpg", tmp_path / "out.json"
+    assert main(["predict", str(face), "-o", str(out), "--json", str(data), "--box", "60,60,190,200"]) == 0
+    (image,) = json.loads(data.read_text())["images"]
+    (record,) = image["faces"]
+    assert len(record["points"]) == 68
+    assert len(record["std"]) == 68
+    drawn, plain = cv2.imread(str(out)), cv2.imread(str(face))
+    assert drawn.shape == plain.shape
+    assert (cv2.absdiff(drawn, plain) > 60).sum() > 200
+    assert main(["predict", str(face), "--cropped"]) == 0
+    assert len(json.loads(capsys.readouterr().out.strip().splitlines()[-1])["faces"]) == 1
+
+
+def test_predict_skips_what_it_cannot_read_and_says_so(face: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = tmp_path / "absent.jpg"
+    assert main(["predict", str(absent), str(face), "--cropped", "-o", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert "absent.jpg" in told.err
+    assert (tmp_path / "out" / "face.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["predict", "x.png", "--box", "1,2,3"], "--box takes four numbers"),
+        (["predict", "x.png", "--box", "5,2,3,4"], "x1 < x2"),
+        (["predict", "a.png", "b.png", "-o", "c.jpg"], "give a folder for 2 pictures"),
+        (["predict", "x.png", "--model", "large-68"], "no shipped model (small-68)"),
+        (["eval", "small-68", "--data", "300x:/tmp"], "did you mean 300w?"),
+        (["eval", "small-68", "--data", "300w:/nowhere"], "/nowhere"),
+        (["eval", "small-68", "--data", "synthetic:4#size=64"], "predicts 68 landmarks"),
+        (["train", "/nowhere/config.yaml"], "check the path"),
+        (["data", "check", "wflw", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("error: ")
+    assert sentence in told
+    assert "\n" not in told
+
+
+def test_an_unknown_configuration_key_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("run: {epoch: 3}\n")
+    assert main(["train", str(config)]) == 2
+    assert "unknown setting run.epoch; did you mean run.epochs?" in capsys.readouterr().err
+
+
+def test_train_then_eval_then_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    document = {
+        "model": {"preset": "tiny", "landmarks": 98, "image_size": 32, "width": 16, "depth": 1, "groups": 4},
+        "data": {"train": ["synthetic:8#size=48"], "val": [], "workers": 0},
+        "run": {"out": str(tmp_path / "run"), "epochs": 1, "batch": 4},
+    }
+    config.write_text(yaml.safe_dump(document))
+    assert main(["train", str(config), "--set", "optim.lr=1e-3"]) == 0
+    (step,) = (tmp_path / "run").glob("step-*.safetensors")
+    assert main(["eval", str(step), "--data", "synthetic:5#size=48", "--report", str(tmp_path / "report")]) == 0
+    told = capsys.readouterr().out
+    assert "Protocol: synthetic" in told
+    assert "| full |" in told
+    assert (tmp_path / "report" / "worst.png").is_file()
+    assert main(["train", str(config)]) == 2
+    assert "go on with --resume auto" in capsys.readouterr().err
+    assert main(["train", str(config), "--set", "optim.lr=1e-3", "--set", "run.epochs=2", "--resume", "auto"]) == 0
+    assert "resumed from" in capsys.readouterr().out
+
+
+def test_eval_names_the_subsets_there_are(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(weights), "--data", "synthetic:12#size=48", "--subsets", "none"]) == 0
+    assert "| full |" in capsys.readouterr().out
+    assert main(["eval", str(weights), "--data", "synthetic:12#size=48", "--subsets", "smile"]) == 2
+    assert "no subset 'smile'; it has" in capsys.readouterr().err
+
+
+def test_made_faces_load_as_wflw_and_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "faces"
+    assert main(["data", "make-faces", str(folder), "--count", "5", "--size", "96"]) == 0
+    assert main(["data", "make-faces", str(folder), "--count", "5"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    loaded, drawn = load_wflw(folder, "train"), open_faces("synthetic:5#size=96")
+    assert len(loaded) == 5
+    for i in range(5):
+        assert abs(loaded.record(i).points - drawn.record(i).points).max() < 1e-4
+        assert (loaded.read(i) == drawn.read(i)).all()
+        assert dict(loaded.record(i).attributes) == {k: bool(v) for k, v in drawn.record(i).attributes.items()}
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "check", "wflw", str(folder), "--split", "test", "--sheet", str(sheet)]) == 0
+    assert cv2.imread(str(sheet)) is not None
+
+
+def test_a_short_demo_learns_and_leaves_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--faces", "48", "--test-faces", "6", "--epochs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "before training  NME" in told
+    assert "after training   NME" in told
+    for name in ("faces.png", "before_after.png", "worst.png", "error_curve.png", "convergence.png"):
+        picture = cv2.imread(str(out / name))
+        assert picture is not None
+        assert picture.std() > 5
+    assert (out / "tiny-98-synthetic.safetensors").is_file()

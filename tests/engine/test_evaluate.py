@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ldeq.data import DataError, FaceRecord, LandmarkDataset, Layout, open_faces
+from ldeq.data.records import ImageError
+from ldeq.engine import evaluate
+from ldeq.engine.evaluate import join
+from ldeq.engine.report import markdown_table, write_report
+from ldeq.models import LDEQ, LDEQConfig
+
+CONFIG = LDEQConfig.tiny(landmarks=98, image_size=32, width=16, depth=1, groups=4)
+
+
+class Broken:
+    """A set of faces some of which cannot be read."""
+
+    def __init__(self, bad: set[int]) -> None:
+        self.inner, self.bad = open_faces("synthetic:7#size=64"), bad
+
+    name = "broken"
+
+    @property
+    def layout(self) -> Layout:
+        return self.inner.layout
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def record(self, index: int) -> FaceRecord:
+        return self.inner.record(index)
+
+    def read(self, index: int) -> np.ndarray:
+        if index in self.bad:
+            raise ImageError(f"face{index}.jpg", "the file is truncated")
+        return self.inner.read(index)
+
+
+@pytest.fixture
+def model() -> LDEQ:
+    torch.manual_seed(0)
+    return LDEQ(CONFIG)
+
+
+def dataset(spec: str = "synthetic:7#size=64") -> LandmarkDataset:
+    return LandmarkDataset(open_faces(spec, "test"), CONFIG.image_size, on_error="replace")
+
+
+def test_a_model_that_answers_the_labels_scores_zero(model: LDEQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset()
+    answers = iter(torch.stack([data[i]["landmarks"] for i in range(len(data))]).split(3))
+    real = LDEQ.forward
+
+    def forward(self: LDEQ, images: torch.Tensor) -> Any:
+        return real(self, images)._replace(landmarks=next(answers))
+
+    monkeypatch.setattr(LDEQ, "forward", forward)
+    result = evaluate(model, data, batch=3)
+    # Labels go to unit coordinates in float32 and back to source pixels: 1e-5 of an inter-ocular distance is rounding.
+    assert result.errors.max() < 1e-5
+    assert result.summary["images"] == 7
+
+
+def test_scores_do_not_depend_on_the_batch_size_or_on_training_mode(model: LDEQ) -> None:
+    model.train()
+    a, b = evaluate(model, dataset(), batch=1), evaluate(model, dataset(), batch=7)
+    assert model.training
+    np.testing.assert_allclose(a.predicted, b.predicted, atol=1e-4)
+    np.testing.assert_allclose(a.errors, b.errors, atol=1e-5)
+
+
+def test_the_shares_of_two_processes_join_to_the_whole(model: LDEQ) -> None:
+    whole = evaluate(model, dataset())
+    parts = join([evaluate(model, dataset(), share=(rank, 2)) for rank in (0, 1)])
+    np.testing.assert_allclose(whole.predicted, parts.predicted, atol=1e-4)
+    np.testing.assert_array_equal(whole.indices, parts.indices)
+    assert whole.protocol == parts.protocol
+    assert whole.subsets.keys() == parts.subsets.keys()
+    assert [dict(a) for a in whole.attributes] == [dict(a) for a in parts.attributes]
+
+
+def test_unreadable_pictures_are_listed_and_in_no_figure(model: LDEQ, tmp_path: Path) -> None:
+    faces = Broken({2, 5})
+    data = LandmarkDataset(faces, CONFIG.image_size, on_error="replace")
+    result = evaluate(model, data)
+    assert result.indices.tolist() == [0, 1, 3, 4, 6]
+    assert result.summary["images"] == 5
+    assert len(result.skipped) == 2
+    assert "5 images" in result.protocol
+    table = markdown_table(result)
+    assert "2 pictures could not be used" in table
+
+
+def test_nothing_readable_is_an_error_that_says_what_to_do(model: LDEQ) -> None:
+    data = LandmarkDataset(Broken(set(range(7))), CONFIG.image_size, on_error="replace")
+    with pytest.raises(DataError, match="picture"):
+        evaluate(model, data)
+
+
+def test_model_and_data_of_different_layouts_or_sizes_are_refused(model: LDEQ) -> None:
+    with pytest.raises(DataError, match="takes crops of 32 pixels, the data set makes 64"):
+        evaluate(model, LandmarkDataset(open_faces("synthetic:3"), 64))
+    other = LDEQ(LDEQConfig.tiny(landmarks=68, image_size=32, width=16, depth=1, groups=4))
+    with pytest.raises(DataError, match="predicts 68 landmarks and .* has 98"):
+        evaluate(other, dataset())
+
+
+def test_the_protocol_says_how_the_score_was_made(model: LDEQ) -> None:
+    protocol = evaluate(model, dataset(), weights="untrained").protocol
+    for part in ("7 images", "wflw-98", "60, 72", "crop landmarks x 1.2", "32 px", "fixed_point", "untrained", "inter-ocular"):
+        assert part in protocol
+
+
+def test_a_report_holds_tables_curve_and_worst_faces(model: LDEQ, tmp_path: Path) -> None:
+    data = dataset("synthetic:14#size=64")
+    result = evaluate(model, data)
+    paths = write_report(result, data, tmp_path / "report")
+    assert [p.name for p in paths] == ["report.md", "report.json", "ced.png", "landmarks.png", "worst.png"]
+    assert result.protocol in paths[0].read_text()
+    document = json.loads(paths[1].read_text())
+    assert document["subsets"]["full"]["nme"] == pytest.approx(100 * result.errors.mean())
+    assert len(document["landmark_errors"]) == 98
+    # The mean over landmarks of their errors is the mean over images of theirs.
+    assert np.mean(document["landmark_errors"]) == pytest.approx(document["subsets"]["full"]["nme"], abs=1e-3)
+    for path in paths[2:]:
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        assert picture.std() > 5
