@@ -47,13 +47,12 @@ class Demo:
             f"LDEQ tiny: {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.2f} M parameters, "
             f"{trainer.layout.count} landmarks, on {trainer.device}"
         )
-        with console.counting("drawing faces", 1):
-            fresh = LandmarkDataset(
-                open_faces(f"synthetic:{self.test_faces}#seed={self.seed},size={PICTURE_SIZE}", "test"),
-                trainer.model.config.image_size,
-                cache=True,
-            )
-            fresh.preload()
+        console.say(f"drawing {self.faces} faces to train on and {self.test_faces} to score on")
+        fresh = LandmarkDataset(
+            open_faces(f"synthetic:{self.test_faces}#seed={self.seed},size={PICTURE_SIZE}", "test"),
+            trainer.model.config.image_size,
+            cache=True,
+        )
         before = evaluate(trainer.model, fresh, weights="untrained")
         console.say(f"before training  NME {before.summary['nme']:.2f} %  ({before.protocol})")
         trainer.fit(None)
