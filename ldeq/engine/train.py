@@ -226,9 +226,8 @@ class Trainer:
         """The rest of the current epoch, from `step_in_epoch` on."""
         for dataset in self.train_sets:
             dataset.set_epoch(self.epoch)
-        order = torch.randperm(
-            len(self.train_data), generator=torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + self.epoch)
-        )
+        generator = torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.train_data), generator=generator)
         batch = self.settings.run.batch
         mine = order[: self.steps_per_epoch * batch * self.world][self.rank :: self.world].tolist()
         batches = [mine[i : i + batch] for i in range(0, len(mine), batch)][self.step_in_epoch :]
@@ -237,6 +236,8 @@ class Trainer:
             batch_sampler=batches,
             num_workers=self.settings.data.workers,
             pin_memory=self.device.type == "cuda",
+            # A loader draws a seed whenever it starts; from the global generator a resume in mid-epoch would draw once more.
+            generator=generator,
         )
 
     # --- parts ---

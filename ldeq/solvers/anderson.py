@@ -11,6 +11,7 @@ Gram matrix G G^T changes per step, so only that row is computed.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -94,6 +95,8 @@ def anderson(
     check_beta(beta)
     if not 1 <= m <= MAX_HISTORY:
         raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {m}")
+    if not math.isfinite(ridge):
+        raise ValueError(f"ridge must be a finite number, got {ridge}")
     progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
     x = progress.start
     batch, device = x.shape[0], x.device

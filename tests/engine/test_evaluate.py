@@ -72,14 +72,15 @@ def test_scores_do_not_depend_on_the_batch_size_or_on_training_mode(model: LDEQ)
     model.train()
     a, b = evaluate(model, dataset(), batch=1), evaluate(model, dataset(), batch=7)
     assert model.training
-    np.testing.assert_allclose(a.predicted, b.predicted, atol=1e-4)
-    np.testing.assert_allclose(a.errors, b.errors, atol=1e-5)
+    # A convolution sums in another order at another batch size: 1e-5 in unit coordinates, here of pictures of 64 pixels.
+    np.testing.assert_allclose(a.predicted, b.predicted, rtol=0, atol=64e-5)
+    np.testing.assert_allclose(a.errors, b.errors, rtol=0, atol=2e-5)
 
 
 def test_the_shares_of_two_processes_join_to_the_whole(model: LDEQ) -> None:
     whole = evaluate(model, dataset())
     parts = join([evaluate(model, dataset(), share=(rank, 2)) for rank in (0, 1)])
-    np.testing.assert_allclose(whole.predicted, parts.predicted, atol=1e-4)
+    np.testing.assert_allclose(whole.predicted, parts.predicted, rtol=0, atol=64e-5)
     np.testing.assert_array_equal(whole.indices, parts.indices)
     assert whole.protocol == parts.protocol
     assert whole.subsets.keys() == parts.subsets.keys()

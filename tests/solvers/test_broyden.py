@@ -47,7 +47,8 @@ def test_a_full_memory_starts_over_and_still_converges(m: int) -> None:
     problem = conditioned()
     sol = broyden(problem.map(), problem.start(), m=m, tol=1e-8, max_iter=1500)
     assert sol.converged.all()
-    torch.testing.assert_close(sol.value, problem.solution, rtol=0, atol=1e-6)
+    error = (sol.value - problem.solution).norm(dim=1)
+    assert (error <= 1.1e-8 * problem.amplification * problem.solution.norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4], ids=str)
