@@ -80,12 +80,13 @@ class PlainDisplay(TrainingDisplay):
     """A line every `PLAIN_INTERVAL` seconds."""
 
     def __init__(self, console: Console, total: int, done: int) -> None:
-        self.console, self.total = console, total
-        self.begin = self.last = time.monotonic()
-        self.first = done
+        self.console, self.total, self.first = console, total, done + 1
+        self.begin = self.last = 0.0
 
     def update(self, step: int, row: dict[str, float]) -> None:
         now = time.monotonic()
+        if step == self.first:  # the clock starts here: what came before it does not recur
+            self.begin = self.last = now
         if now - self.last < PLAIN_INTERVAL and step != self.total:
             return
         self.last = now

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from problems import PROBLEMS, Problem, conditioned, linear, noise, rotation, tanh_network
+from problems import PROBLEMS, Problem, conditioned, linear, noise, tanh_network
 from torch import Tensor
 
 from ldeq.solvers import PUBLISHED, Status, anderson, fixed_point
