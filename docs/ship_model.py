@@ -1,6 +1,6 @@
 """Makes the shipped model `small-68` from a finished run: rounds to bf16, scores that, writes weights, card and report.
 
-    python docs/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
+python docs/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME, RUN = "small-68", "small-300w"
 
 CARD = """# small-68
 
-LDEQ `small`: {parameters:.2f} M parameters, 68 landmarks (the 300-W layout), crops of {size} pixels. Weights are stored in bf16.
+LDEQ `small`: {parameters:.2f} M parameters, 68 landmarks (300-W), crops of {size} pixels. Weights are stored in bf16.
 
 | | |
 | --- | --- |

@@ -557,14 +557,14 @@ from ldeq import LDEQ
 def peak(gradient, max_iter, solver):
     torch.manual_seed(0)
     model = LDEQ.tiny(
-        landmarks=5, width=64, solver=solver, gradient=gradient, max_iter=max_iter, backward_max_iter=max_iter, tol=0.0
+        landmarks=5, image_size=128, solver=solver, m=3, tol=0.0, gradient=gradient, max_iter=max_iter, backward_max_iter=max_iter
     )
-    for _ in range(2):
-        model(torch.randn(4, 3, 64, 64)).landmarks.sum().backward()
+    model(torch.randn(4, 3, 128, 128)).landmarks.sum().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-# The high-water mark never falls, so the order is the experiment.
-print(*[peak("implicit", n, "anderson") for n in (4, 8, 64)], peak("unrolled", 64, "fixed_point"))
+# The high-water mark never falls, so the order is the experiment; the first step also loads what torch loads late.
+peak("implicit", 4, "anderson")
+print(peak("implicit", 4, "anderson"), peak("implicit", 64, "anderson"), peak("unrolled", 16, "fixed_point"))
 """
 
 
@@ -575,10 +575,11 @@ def test_resident_memory_does_not_grow_with_the_budget() -> None:
     run = subprocess.run(
         [sys.executable, "-c", RESIDENT], env=environment, capture_output=True, text=True, check=True, timeout=600
     )
-    four, eight, many, unrolled = map(int, run.stdout.split())
-    assert eight <= many <= 1.02 * four
-    # The same process, so that the mark can rise: 65 evaluations of the cell.
-    assert unrolled > 1.2 * many
+    four, many, unrolled = map(int, run.stdout.split())
+    # Four evaluations fill a history of three: the solver itself holds as much in both.
+    assert many <= 1.02 * four
+    # Most of a process is its libraries; 16 evaluations show all the same.
+    assert unrolled > 1.3 * many
 
 
 # --- as part of a training step -----------------------------------------------------------------------------------------

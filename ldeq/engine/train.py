@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -31,7 +29,10 @@ from .checkpoint import CheckpointError
 from .console import Console
 from .device import autocast, memory_mb, resolve_device
 from .evaluate import Evaluation, evaluate, join
+from .interruption import StopRequest
+from .optimization import landmark_loss, learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
 from .report import worst_faces
+from .runlog import RunLog
 from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
 from .weights import save_weights
 
@@ -70,7 +71,7 @@ class Trainer:
         self.device = resolve_device(run.device)
         self.console = console or Console(enabled=self.main)
         self.folder = Path(run.out).expanduser()
-        self.log_path = self.folder / "log.jsonl"
+        self.log = RunLog(self.folder / "log.jsonl")
 
         if not settings.data.train:
             raise SettingsError("data.train is empty; name a source, for example data.train: ['synthetic:2000']")
@@ -90,7 +91,7 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.model = LDEQ(settings.model).to(self.device)
         self.ema = self._moving_average()
-        self.optimizer = self._optimizer()
+        self.optimizer = make_optimizer(self.model, settings.optim)
         self.parallel: nn.Module = self.model
         if self.world > 1:
             self.parallel = DistributedDataParallel(
@@ -101,7 +102,6 @@ class Trainer:
         self.best: float | None = None
         self.bad_steps = 0
         self.skipped: dict[str, str] = {}
-        self._stop = False
 
     # --- the run ---
 
@@ -128,7 +128,8 @@ class Trainer:
         run = self.settings.run
         result: Evaluation | None = None
         failed_save: CheckpointError | None = None
-        with self._interruptible(), self.console.training(self.total_steps, self.step) as live:
+        stop = StopRequest(lambda: self.console.say("stopping after this step; once more to stop at once, unsaved"))
+        with stop, self.console.training(self.total_steps, self.step) as live:
             for dataset in self.train_sets:
                 if self.settings.data.cache:
                     dataset.preload()
@@ -142,7 +143,7 @@ class Trainer:
                         live.update(self.step, row)
                         if self.step % run.log_every == 0 or self.step_in_epoch == self.steps_per_epoch:
                             self._log(row)
-                    if self._asked_to_stop():
+                    if stop.asked(self.device):
                         self._save()
                         raise TrainingError(
                             f"stopped at step {self.step} of {self.total_steps} and saved; go on with: "
@@ -274,15 +275,6 @@ class Trainer:
             return None
         return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        optim = self.settings.optim
-        groups = [
-            {"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": optim.weight_decay},
-            {"params": [p for p in self.model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
-        return kind(groups, lr=optim.lr)
-
     @property
     def evaluated(self) -> LDEQ:
         """The model that is scored and shipped: the moving average once there is one."""
@@ -338,7 +330,7 @@ class Trainer:
             return
         groups: dict[str, dict[str, Tensor]] = {
             "model": self.model.state_dict(),
-            "optimizer": _flatten_optimizer(self.optimizer),
+            "optimizer": optimizer_tensors(self.optimizer),
             "rng": {"torch": torch.get_rng_state()},
         }
         if self.device.type == "cuda":
@@ -367,12 +359,12 @@ class Trainer:
                 raise TrainingError(
                     f"{self.folder} already holds checkpoints; go on with --resume auto, or choose another run.out"
                 )
-            self._truncate_log(0)
+            self._rewind_log(0)
             return
         if str(resume) == "auto":
             found = checkpoint.newest(self.folder)
             if found is None:
-                self._truncate_log(0)
+                self._rewind_log(0)
                 return
             path, groups, document, complaints = found
             for complaint in complaints:
@@ -384,7 +376,7 @@ class Trainer:
             raise CheckpointError(f"{path} holds weights only, and a run cannot go on from it; use a step-*.safetensors file")
         self._check_same_run(from_mapping(document["settings"]), document)
         self.model.load_state_dict(groups["model"])
-        _unflatten_optimizer(self.optimizer, groups["optimizer"], self.device)
+        restore_optimizer(self.optimizer, groups["optimizer"])
         if self.ema:
             if "ema" not in groups:
                 raise CheckpointError(f"{path} has no moving average; set optim.ema: 0, or start anew")
@@ -395,7 +387,7 @@ class Trainer:
             torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
         self.epoch, self.step_in_epoch = document["position"]["epoch"], document["position"]["step_in_epoch"]
         self.best, self.bad_steps, self.skipped = document["best"], document["bad_steps"], dict(document["skipped"])
-        self._truncate_log(self.step)
+        self._rewind_log(self.step)
         self.console.say(f"resumed from {path} at step {self.step} of {self.total_steps}")
 
     def _check_same_run(self, saved: TrainSettings, document: dict[str, Any]) -> None:
@@ -414,28 +406,16 @@ class Trainer:
                     "another run.out"
                 )
 
-    def _truncate_log(self, step: int) -> None:
-        """Drops lines of steps that will be done again, so that the log tells one story."""
-        if not self.main or not self.log_path.exists():
-            return
-        kept = []
-        for line in self.log_path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step and step > 0:
-                    kept.append(line)
-            except (ValueError, KeyError):  # the line that a kill cut short
-                continue
-        checkpoint.write_atomically(self.log_path, "".join(f"{line}\n" for line in kept).encode())
+    def _rewind_log(self, step: int) -> None:
+        if self.main:
+            self.log.rewind(step)
 
     # --- telling ---
 
     def _log(self, row: dict[str, Any]) -> None:
-        entry = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **row}
-        try:
-            with open(self.log_path, "a") as file:
-                file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
-        except OSError as error:
-            self.console.warn(f"cannot write {self.log_path}: {error.strerror}; training goes on")
+        complaint = self.log.append({"step": self.step, "epoch": self.step / self.steps_per_epoch, **row})
+        if complaint:
+            self.console.warn(f"{complaint}; training goes on")
 
     def _draw_first_batch(self, item: dict[str, Any]) -> None:
         images = [image.permute(1, 2, 0).numpy() for image in item["image"]]
@@ -454,76 +434,3 @@ class Trainer:
             self.console.warn(f"{len(listed)} pictures could not be used:")
             for path, reason in listed:
                 self.console.say(f"  {path}: {reason}")
-
-    # --- interruption ---
-
-    def _interruptible(self) -> _Signals:
-        return _Signals(self)
-
-    def _asked_to_stop(self) -> bool:
-        if self.world == 1:
-            return self._stop
-        # A signal may reach one process alone; all must leave the loop at the same step.
-        flag = torch.tensor(float(self._stop), device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)
-
-
-class _Signals:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second one ends at once."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.trainer._stop:
-                raise KeyboardInterrupt
-            self.trainer._stop = True
-            self.trainer.console.say("stopping after this step; once more to stop at once, unsaved")
-
-        try:
-            self.before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: signals go elsewhere
-            self.before = {}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean over batch and landmarks `(B, K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance."""
-    difference = predicted - target
-    if kind == "l1":
-        return difference.abs().mean()
-    # sqrt has no finite slope at 0; 1e-12 is a millionth of a unit crop.
-    return (difference.square().sum(-1) + 1e-12).sqrt().mean()
-
-
-def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step: a function of the step alone, so that a resume needs no state."""
-    optim = settings.optim
-    if optim.schedule == "constant":
-        return optim.lr
-    if optim.schedule == "step":
-        return optim.lr * optim.gamma ** sum(step >= m * steps_per_epoch for m in optim.milestones)
-    total = steps_per_epoch * settings.run.epochs
-    warm = max(1, round(optim.warmup * total))
-    if step < warm:
-        return optim.lr * (step + 1) / warm
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}/{key}": value for index, entry in state.items() for key, value in entry.items()}
-
-
-def _unflatten_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], device: torch.device) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

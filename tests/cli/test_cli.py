@@ -86,9 +86,7 @@ def test_predict_skips_what_it_cannot_read_and_says_so(face: Path, tmp_path: Pat
         (["data", "check", "wflw", "/nowhere"], "/nowhere"),
     ],
 )
-def test_mistakes_are_answered_in_one_sentence(
-    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_answered_in_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     told = capsys.readouterr().err.strip()
     assert told.startswith("error: ")

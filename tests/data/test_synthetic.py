@@ -1,7 +1,5 @@
 """Synthetic faces: the same by seed, labelled exactly, and labelled for what is really painted there."""
 
-
-
 from __future__ import annotations
 
 from functools import lru_cache

@@ -24,8 +24,8 @@ from ldeq.data import open_faces, write_image
 from ldeq.engine import CheckpointError, SettingsError, Trainer, TrainingError, TrainSettings, checkpoint
 from ldeq.engine import train as train_module
 from ldeq.engine.console import Console
+from ldeq.engine.optimization import landmark_loss, learning_rate
 from ldeq.engine.settings import to_mapping
-from ldeq.engine.train import landmark_loss, learning_rate
 
 Make = Callable[..., TrainSettings]
 
@@ -63,7 +63,9 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_and_resumed_equals_one_that_was
     for stop in (2, 7):  # in the middle of the first and of the second epoch of five steps
         trainer = Trainer(parts, Console(False))
         StopAt(trainer, stop)
-        with pytest.raises(TrainingError, match=f"stopped at step {stop} of 15 and saved; go on with: ldeq train .* --resume auto"):
+        with pytest.raises(
+            TrainingError, match=f"stopped at step {stop} of 15 and saved; go on with: ldeq train .* --resume auto"
+        ):
             trainer.fit("auto")
         torch.randn(17)  # the resumed run must not depend on what the process drew meanwhile
     Trainer(parts, Console(False)).fit("auto")
@@ -128,7 +130,10 @@ def test_a_full_disk_does_not_end_a_run(make_settings: Make, monkeypatch: pytest
     monkeypatch.setattr(checkpoint, "save", save)
     Trainer(make_settings(epochs=3), Console(False)).fit(None)
     assert len(calls) == 3
-    assert [p.name for p in checkpoint.checkpoints(tmp_path / "run")] == ["step-00000005.safetensors", "step-00000015.safetensors"]
+    assert [p.name for p in checkpoint.checkpoints(tmp_path / "run")] == [
+        "step-00000005.safetensors",
+        "step-00000015.safetensors",
+    ]
 
 
 def test_a_last_save_that_fails_is_an_error_and_earlier_ones_load(
@@ -201,7 +206,9 @@ def test_unreadable_pictures_are_skipped_counted_and_listed(
         ({"device": "abacus"}, "unknown device"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_training(make_settings: Make, change: dict[str, Any], sentence: str) -> None:
+def test_settings_that_cannot_work_are_refused_before_training(
+    make_settings: Make, change: dict[str, Any], sentence: str
+) -> None:
     if "cuda" in str(change) and torch.cuda.is_available():
         pytest.skip("a GPU is present")
     with pytest.raises(SettingsError, match=sentence):

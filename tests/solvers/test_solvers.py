@@ -211,8 +211,8 @@ def test_the_best_point_is_returned_when_the_last_is_worse(solver: Solver) -> No
 def test_a_growth_by_eight_decades_is_called_divergence(solver: Solver) -> None:
     options = {"m": 1} if solver is anderson else {}
     sol = solver(lambda z: z * z + 2 * z + 10, torch.ones(2, 3, dtype=torch.float64), max_iter=200, **options)
-    assert sol.status.tolist() == ([Status.MAX_ITER] if solver is broyden else [Status.DIVERGED]) * 2
-    assert solver is broyden or (sol.iterations < 10).all()
+    assert sol.status.tolist() == [Status.DIVERGED] * 2
+    assert (sol.iterations < 20).all()
     assert sol.value.isfinite().all()
 
 

@@ -6,8 +6,6 @@ a height field over *unwrapped* coordinates (s, y): s is the length along the ho
 the middle of the face and wraps round its sides.
 """
 
-# ruff: noqa: RUF005 - points are arrays here, and array + (dx, dy) moves them.
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Paints the texture of the face in the unwrapped (s, y) plane: skin, folds, beard, hair, then light on all of it."""
 
-# ruff: noqa: RUF005 - points are arrays here, and array + (dx, dy) moves them.
-
 from __future__ import annotations
 
 import cv2

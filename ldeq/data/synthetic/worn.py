@@ -3,8 +3,6 @@
 Every function takes the scene and the image, (size, size, 3) uint8, and returns the image.
 """
 
-# ruff: noqa: RUF005 - points are arrays here, and array + (dx, dy) moves them.
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

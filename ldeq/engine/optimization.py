@@ -1,0 +1,58 @@
+"""Loss, learning rate and optimizer of a training run, and the optimizer's state as named tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .settings import OptimSettings, TrainSettings
+
+
+def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Mean over batch and landmarks `(B, K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance."""
+    difference = predicted - target
+    if kind == "l1":
+        return difference.abs().mean()
+    # sqrt has no finite slope at 0; 1e-12 is a millionth of a unit crop.
+    return (difference.square().sum(-1) + 1e-12).sqrt().mean()
+
+
+def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step: a function of the step alone, so that a resume needs no state."""
+    optim = settings.optim
+    if optim.schedule == "constant":
+        return optim.lr
+    if optim.schedule == "step":
+        return optim.lr * optim.gamma ** sum(step >= m * steps_per_epoch for m in optim.milestones)
+    total = steps_per_epoch * settings.run.epochs
+    warm = max(1, round(optim.warmup * total))
+    if step < warm:
+        return optim.lr * (step + 1) / warm
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def make_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:
+    """Adam or AdamW; weight decay on weights of two dimensions and more alone."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=optim.lr)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state as ``parameter number/name`` -> tensor."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}/{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Puts back what `optimizer_tensors` gave; torch moves it to the parameters' device."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

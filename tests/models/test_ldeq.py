@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import copy
+import io
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldeq import LDEQ, LDEQConfig
+from ldeq.ops import softargmax
+from ldeq.solvers import SOLVERS
+
+
+def images(batch: int, size: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(preset: str = "tiny", **overrides: object) -> LDEQ:
+    torch.manual_seed(0)
+    model: LDEQ = getattr(LDEQ, preset)(**overrides)
+    # Statistics as after training: at their start, BatchNorm would be no function of anything.
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = 0.1 * torch.randn(module.num_features)
+            module.running_var = 0.5 + torch.rand(module.num_features)
+    return model.eval()
+
+
+@cache
+def paper() -> LDEQ:
+    return seeded("paper", max_iter=1)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+# --- the published model ------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_model_has_its_21_8_million_parameters() -> None:
+    model = paper()
+    assert (parameters(model.stem), parameters(model.deq), parameters(model)) == (403_128, 21_422_018, 21_825_146)
+
+
+def test_one_cell_evaluation_of_the_paper_takes_17_gmac() -> None:
+    model = paper()
+    assert isinstance(model.deq.cell, nn.Module)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as stem:
+            x = model.stem(images(1, 256))
+        with FlopCounterMode(display=False) as cell:
+            z = model.deq.cell(model.initial_state(1), x)
+    assert x.shape == (1, 264, 64, 64)
+    assert z.shape == (1, 98, 64, 64)
+    # Two floating-point operations a MAC; the figures are given to two decimals.
+    assert stem.get_total_flops() / 2e9 == pytest.approx(2.73, abs=0.005)
+    assert cell.get_total_flops() / 2e9 == pytest.approx(16.98, abs=0.005)
+
+
+def test_the_paper_model_runs_at_its_own_size() -> None:
+    with torch.inference_mode():
+        out = paper()(images(1, 256))
+    assert (out.landmarks.shape, out.std.shape, out.z.shape) == ((1, 98, 2), (1, 98), (1, 98, 64, 64))
+    assert (out.z.amax((-2, -1)) == 1).all()
+
+
+def test_layers_come_in_the_published_order() -> None:
+    """Convolution with bias, LeakyReLU(0.01), norm; GroupNorm of 8 in the cell, BatchNorm in the stem; a bare head."""
+    model = seeded("small")
+    blocks = [m for m in model.modules() if isinstance(m, nn.Sequential) and isinstance(m[0], nn.Conv2d)]
+    assert len(blocks) == 3 + 1 + 3 * 5 + 1
+    for block in blocks:
+        convolution, activation, norm = block
+        assert isinstance(convolution, nn.Conv2d)
+        assert convolution.bias is not None
+        assert isinstance(activation, nn.LeakyReLU)
+        assert activation.negative_slope == 0.01
+        assert isinstance(norm, nn.BatchNorm2d | nn.GroupNorm)
+        if isinstance(norm, nn.GroupNorm):
+            assert norm.num_groups == 8
+    in_stem = [m for m in model.stem.modules() if isinstance(m, nn.GroupNorm | nn.BatchNorm2d)]
+    assert len(in_stem) == 3
+    assert all(isinstance(m, nn.BatchNorm2d) for m in in_stem)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.deq.modules())
+
+
+def test_weights_start_xavier_normal_and_biases_zero() -> None:
+    model = LDEQ.tiny()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in, fan_out = (module.weight[:, 0].numel(), module.weight[0].numel())
+            expected = (2 / (fan_in + fan_out)) ** 0.5
+            # Of n normal numbers the deviation is known to 1 / sqrt(2 n); five of those.
+            slack = 5 / (2 * module.weight.numel()) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=slack)
+            assert module.bias is not None
+            assert (module.bias == 0).all()
+
+
+# --- shapes and values --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("landmarks", [98, 68, 5, 1])
+@pytest.mark.parametrize(
+    ("preset", "size"), [("tiny", 64), ("tiny", 96), ("tiny", 16), ("small", 128), ("small", 64), ("paper", 64)]
+)
+def test_shapes_follow_landmarks_and_image_size(preset: str, size: int, landmarks: int) -> None:
+    if preset != "tiny" and landmarks in (1, 98):
+        pytest.skip("covered at the smaller models")
+    model = seeded(preset, landmarks=landmarks, image_size=size, max_iter=2)
+    with torch.inference_mode():
+        out = model(images(2, size))
+    maps = size // 4
+    assert out.landmarks.shape == (2, landmarks, 2)
+    assert out.std.shape == (2, landmarks)
+    assert out.z.shape == (2, landmarks, maps, maps)
+    assert out.solution.value.shape == out.z.shape
+    assert out.landmarks.dtype == out.std.dtype == out.z.dtype == torch.float32
+    assert (out.landmarks >= 0).all()
+    assert (out.landmarks < 1).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_heatmaps_peak_at_one_and_landmarks_are_their_soft_argmax(solver: str) -> None:
+    model = seeded(solver=solver)
+    with torch.inference_mode():
+        out = model(images(3, 64))
+        logits = model.deq.cell.logits(out.solution.value, model.stem(images(3, 64)))  # type: ignore[attr-defined]
+    assert (out.z.amax((-2, -1)) == 1).all()
+    assert (out.z >= 0).all()
+    expected = softargmax(logits, model.config.beta, coords="unit", eps=model.config.eps)
+    torch.testing.assert_close(out.z, expected.heatmap, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out.landmarks, expected.xy, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.std, expected.std, rtol=1e-5, atol=1e-6)
+    # A distribution on [0, 1) deviates by 1/2 at most.
+    assert (out.std > 0).all()
+    assert (out.std < 0.5).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_sample_alone_is_the_same_sample_in_a_batch(solver: str) -> None:
+    model, batch = seeded(solver=solver, max_iter=6), images(8, 64)
+    batch[2] = torch.nan
+    batch[5] *= 10
+    with torch.inference_mode():
+        together = model(batch)
+        alone = [model(batch[i : i + 1]) for i in range(8)]
+    for i in (0, 1, 3, 4, 5, 6, 7):
+        torch.testing.assert_close(alone[i].landmarks[0], together.landmarks[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone[i].z[0], together.z[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone[i].std[0], together.std[i], rtol=0, atol=1e-5)
+    # The state survives a broken image; the landmarks of that image say so.
+    assert together.landmarks[2].isnan().all()
+    assert together.solution.value.isfinite().all()
+
+
+def test_the_start_of_a_video_frame_is_used() -> None:
+    model = seeded(max_iter=1)
+    with torch.inference_mode():
+        cold = model(images(2, 64))
+        warm = model(images(2, 64), cold.z)
+        longer = seeded(max_iter=3)(images(2, 64))
+    assert (warm.solution.residual < cold.solution.residual).all()
+    # Two evaluations from zeros and two more are four from zeros.
+    torch.testing.assert_close(warm.z, longer.z, rtol=1e-5, atol=1e-5)
+
+
+def test_a_start_of_another_precision_is_taken() -> None:
+    model = seeded(max_iter=1)
+    with torch.inference_mode():
+        z0 = model(images(2, 64)).z.half()
+        for start in (z0, z0.double(), z0.float()):
+            out = model(images(2, 64), start)
+            assert out.z.dtype == torch.float32
+            assert torch.equal(out.z, model(images(2, 64), z0.float()).z)
+
+
+@pytest.mark.parametrize("shape", [(1, 98, 16, 16), (2, 68, 16, 16), (2, 98, 64, 64), (98, 16, 16)], ids=str)
+def test_a_start_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"z0 must have shape \(2, 98, 16, 16\), got") as caught:
+        seeded()(images(2, 64), torch.zeros(shape))
+    assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 64, 60), (1, 3, 128, 128)], ids=str)
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 64, 64\), got"):
+        seeded()(torch.zeros(shape))
+
+
+def test_no_faces_give_no_landmarks() -> None:
+    with torch.inference_mode():
+        out = seeded()(images(0, 64))
+    assert out.landmarks.shape == (0, 98, 2)
+    assert out.solution.iterations.shape == (0,)
+
+
+def test_strides_of_images_and_weights_do_not_matter() -> None:
+    model = seeded()
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        one = model(images(2, 64))
+        other = last(images(2, 64).to(memory_format=torch.channels_last))
+    # Other convolution kernels, other order of sums.
+    torch.testing.assert_close(one.z, other.z, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("how", ["cast", "autocast"])
+def test_other_precisions_stay_near_float32(dtype: torch.dtype, how: str) -> None:
+    if how == "autocast" and dtype == torch.float64:
+        pytest.skip("autocast is for half types")
+    model = seeded()
+    with torch.inference_mode():
+        exact = model(images(2, 64))
+        if how == "cast":
+            out = copy.deepcopy(model).to(dtype)(images(2, 64).to(dtype))
+        else:
+            with torch.autocast("cpu", dtype=dtype):
+                out = model(images(2, 64))
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    assert out.z.dtype == out.landmarks.dtype == out.std.dtype == state
+    # Landmarks of an untrained model, in units of the crop: bf16 has 8 bits, and errors average over a wide heatmap.
+    torch.testing.assert_close(out.landmarks.float(), exact.landmarks, rtol=0, atol=0.01)
+
+
+# --- training -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "jfb", "unrolled"])
+def test_a_few_steps_on_one_batch_lower_the_loss(gradient: str) -> None:
+    torch.manual_seed(0)
+    model = LDEQ.tiny(landmarks=5, gradient=gradient)
+    batch = images(4, 64)
+    target = 0.2 + 0.6 * torch.rand(4, 5, 2, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = (model(batch).landmarks - target).abs().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_every_parameter_gets_a_gradient(preset: str) -> None:
+    model: LDEQ = getattr(LDEQ, preset)(landmarks=5)
+    size = model.config.image_size
+    out = model(images(2, size))
+    (out.landmarks.square().sum() + out.std.sum()).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+        # h - max h does not change with a constant: the bias of the head is the one parameter without effect.
+        assert (p.grad.abs().max() > 0) or name.endswith("head.bias"), name
+
+
+def test_an_absolute_stop_does_not_stop_the_backward_solve() -> None:
+    """Gradients of a mean are far below any absolute tolerance: the solve would end at once, as plain JFB."""
+    model = LDEQ.tiny(landmarks=5, stop="absolute", tol=1e-2, max_iter=20, backward_max_iter=6)
+    out = model(images(2, 64))
+    (1e-6 * out.landmarks.mean()).backward()
+    assert out.solution.adjoint is not None
+    assert (out.solution.adjoint.iterations > 1).all()
+
+
+def test_weights_survive_a_round_trip() -> None:
+    model, buffer = seeded(landmarks=5), io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    torch.manual_seed(1)
+    other = LDEQ(LDEQConfig.tiny(landmarks=5)).eval()
+    assert other.load_state_dict(torch.load(buffer, weights_only=True)) == nn.modules.module._IncompatibleKeys([], [])
+    with torch.inference_mode():
+        assert torch.equal(other(images(2, 64)).landmarks, model(images(2, 64)).landmarks)
+
+
+def test_a_copy_is_independent() -> None:
+    model = seeded(landmarks=5)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    with torch.inference_mode():
+        a, b = model(images(1, 64)), other(images(1, 64))
+    assert not torch.equal(a.landmarks, b.landmarks)
+
+
+def test_weights_of_another_number_of_landmarks_do_not_load() -> None:
+    with pytest.raises(RuntimeError, match=r"head\.weight"):
+        LDEQ.tiny(landmarks=68).load_state_dict(LDEQ.tiny(landmarks=5).state_dict())
