@@ -556,9 +556,8 @@ from ldeq import LDEQ
 
 def peak(gradient, max_iter, solver):
     torch.manual_seed(0)
-    model = LDEQ.tiny(
-        landmarks=5, image_size=128, solver=solver, m=3, tol=0.0, gradient=gradient, max_iter=max_iter, backward_max_iter=max_iter
-    )
+    budget = {"max_iter": max_iter, "backward_max_iter": max_iter, "tol": 0.0}
+    model = LDEQ.tiny(landmarks=5, image_size=128, solver=solver, m=3, gradient=gradient, **budget)
     model(torch.randn(4, 3, 128, 128)).landmarks.sum().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -1,11 +1,13 @@
-"""Loss, learning rate and optimizer of a training run, and the optimizer's state as named tensors."""
+"""Loss, learning rate, optimizer and moving average of a training run, and the optimizer's state as named tensors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .settings import OptimSettings, TrainSettings
 
@@ -41,6 +43,20 @@ def make_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimi
     ]
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=optim.lr)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and buffers.
+
+    The decay of update n is min(decay, (1 + n) / (10 + n)): with the full decay from the start, the random weights of the
+    first step would weigh on the average for 1 / (1 - decay) steps and early validations would score them.
+    """
+
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import ConcatDataset, DataLoader
 
 from ..data import Augmentation, LandmarkDataset, Layout, contact_sheet, normalise, open_faces, write_image
@@ -30,7 +30,14 @@ from .console import Console
 from .device import autocast, memory_mb, resolve_device
 from .evaluate import Evaluation, evaluate, join
 from .interruption import StopRequest
-from .optimization import landmark_loss, learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
+from .optimization import (
+    landmark_loss,
+    learning_rate,
+    make_optimizer,
+    moving_average,
+    optimizer_tensors,
+    restore_optimizer,
+)
 from .report import worst_faces
 from .runlog import RunLog
 from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
@@ -271,9 +278,7 @@ class Trainer:
 
     def _moving_average(self) -> AveragedModel | None:
         decay = self.settings.optim.ema
-        if not decay:
-            return None
-        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        return moving_average(self.model, decay) if decay else None
 
     @property
     def evaluated(self) -> LDEQ:

@@ -24,7 +24,7 @@ from ldeq.data import open_faces, write_image
 from ldeq.engine import CheckpointError, SettingsError, Trainer, TrainingError, TrainSettings, checkpoint
 from ldeq.engine import train as train_module
 from ldeq.engine.console import Console
-from ldeq.engine.optimization import landmark_loss, learning_rate
+from ldeq.engine.optimization import landmark_loss, learning_rate, moving_average
 from ldeq.engine.settings import to_mapping
 
 Make = Callable[..., TrainSettings]
@@ -263,6 +263,21 @@ def test_losses_match_their_formulas() -> None:
     landmark_loss(same, a, "l2").backward()
     assert same.grad is not None
     assert torch.isfinite(same.grad).all()
+
+
+def test_the_moving_average_forgets_its_random_start_and_then_follows_its_decay() -> None:
+    model = torch.nn.BatchNorm1d(1)
+    ema = moving_average(model, 0.9)
+    values = []
+    for step in range(40):
+        with torch.no_grad():
+            model.weight.fill_(100.0 if step == 0 else 1.0)
+        ema.update_parameters(model)
+        values.append(ema.module.weight.item())
+    assert values[0] == 100.0
+    assert values[10] < 1.05  # with a decay of 0.9 from the start: 1 + 99 * 0.9**10 = 36
+    decays = [min(0.9, (1 + n) / (10 + n)) for n in range(1, 40)]
+    assert values[-1] == pytest.approx(1 + 99 * np.prod(decays), rel=1e-5)
 
 
 DDP_SCRIPT = """

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_a_size_that_does_not_divide_names_the_nearest_that_does(preset: str, si
     ],
     ids=str,
 )
-def test_bad_settings_are_refused_in_one_line_that_names_them(options: dict[str, object], says: str) -> None:
+def test_bad_settings_are_refused_in_one_line_that_names_them(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
         LDEQConfig.paper(**options)
     assert "\n" not in str(caught.value)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +20,19 @@ def images(batch: int, size: int, seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def seeded(preset: str = "tiny", **overrides: object) -> LDEQ:
+def seeded(preset: str = "tiny", **overrides: Any) -> LDEQ:
+    """A model as training leaves it: BatchNorm has statistics, and the cell contracts (residuals 1, 0.2, 0.05, 0.01, ...).
+
+    At its initialisation the cell is chaotic: a rounding in a convolution grows to 0.8 in z within six evaluations.
+    """
     torch.manual_seed(0)
     model: LDEQ = getattr(LDEQ, preset)(**overrides)
-    # Statistics as after training: at their start, BatchNorm would be no function of anything.
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean = 0.1 * torch.randn(module.num_features)
             module.running_var = 0.5 + torch.rand(module.num_features)
+    with torch.no_grad():
+        model.get_submodule("deq.cell.mix.0").get_parameter("weight")[:, : model.config.landmarks] *= 0.03
     return model.eval()
 
 
@@ -104,13 +111,17 @@ def test_weights_start_xavier_normal_and_biases_zero() -> None:
 # --- shapes and values --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("landmarks", [98, 68, 5, 1])
 @pytest.mark.parametrize(
-    ("preset", "size"), [("tiny", 64), ("tiny", 96), ("tiny", 16), ("small", 128), ("small", 64), ("paper", 64)]
+    ("preset", "size", "landmarks"),
+    [
+        *itertools.product(["tiny"], [64, 96, 16], [98, 68, 5, 1]),
+        *itertools.product(["small"], [128, 64], [98, 68, 5]),
+        ("paper", 64, 68),
+        ("paper", 128, 5),
+        ("paper_video", 64, 98),
+    ],
 )
 def test_shapes_follow_landmarks_and_image_size(preset: str, size: int, landmarks: int) -> None:
-    if preset != "tiny" and landmarks in (1, 98):
-        pytest.skip("covered at the smaller models")
     model = seeded(preset, landmarks=landmarks, image_size=size, max_iter=2)
     with torch.inference_mode():
         out = model(images(2, size))
@@ -142,17 +153,22 @@ def test_heatmaps_peak_at_one_and_landmarks_are_their_soft_argmax(solver: str) -
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_sample_alone_is_the_same_sample_in_a_batch(solver: str) -> None:
-    model, batch = seeded(solver=solver, max_iter=6), images(8, 64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_sample_alone_is_the_same_sample_in_a_batch(dtype: torch.dtype, solver: str) -> None:
+    model, batch = seeded(solver=solver, max_iter=6).to(dtype), images(8, 64).to(dtype)
     batch[2] = torch.nan
     batch[5] *= 10
     with torch.inference_mode():
         together = model(batch)
         alone = [model(batch[i : i + 1]) for i in range(8)]
+    # Convolutions of one and of eight images sum in another order, and exp steepens that where heatmaps fall: 2e-5 seen in
+    # z and 6e-7 in the landmarks in float32, rounding in float64.
+    in_z, in_landmarks = (5e-5, 1e-5) if dtype == torch.float32 else (1e-10, 1e-10)
     for i in (0, 1, 3, 4, 5, 6, 7):
-        torch.testing.assert_close(alone[i].landmarks[0], together.landmarks[i], rtol=0, atol=1e-5)
-        torch.testing.assert_close(alone[i].z[0], together.z[i], rtol=0, atol=1e-5)
-        torch.testing.assert_close(alone[i].std[0], together.std[i], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone[i].landmarks[0], together.landmarks[i], rtol=0, atol=in_landmarks)
+        torch.testing.assert_close(alone[i].std[0], together.std[i], rtol=0, atol=in_landmarks)
+        torch.testing.assert_close(alone[i].z[0], together.z[i], rtol=0, atol=in_z)
+        assert alone[i].solution.iterations[0] == together.solution.iterations[i]
     # The state survives a broken image; the landmarks of that image say so.
     assert together.landmarks[2].isnan().all()
     assert together.solution.value.isfinite().all()
@@ -201,7 +217,7 @@ def test_no_faces_give_no_landmarks() -> None:
 
 def test_strides_of_images_and_weights_do_not_matter() -> None:
     model = seeded()
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
         one = model(images(2, 64))
         other = last(images(2, 64).to(memory_format=torch.channels_last))
@@ -224,8 +240,9 @@ def test_other_precisions_stay_near_float32(dtype: torch.dtype, how: str) -> Non
                 out = model(images(2, 64))
     state = torch.float64 if dtype == torch.float64 else torch.float32
     assert out.z.dtype == out.landmarks.dtype == out.std.dtype == state
-    # Landmarks of an untrained model, in units of the crop: bf16 has 8 bits, and errors average over a wide heatmap.
-    torch.testing.assert_close(out.landmarks.float(), exact.landmarks, rtol=0, atol=0.01)
+    # In units of the crop, with heatmaps that fill it (std 0.28): twice what was seen with 8, 11 and 24 bits.
+    atol = {torch.bfloat16: 0.02, torch.float16: 0.002, torch.float64: 2e-6}[dtype]
+    torch.testing.assert_close(out.landmarks.float(), exact.landmarks, rtol=0, atol=atol)
 
 
 # --- training -----------------------------------------------------------------------------------------------------------
