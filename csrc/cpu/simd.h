@@ -1,24 +1,34 @@
-// Vectors of 64 bytes in the compiler's own notation, one source for every instruction set.
+// Vectors in the compiler's own notation, as wide as the instruction set at hand: one source for all of them.
 //
 // A file that includes this one is compiled once per instruction set, each time with its own LDEQ_ISA, the name of the
 // namespace everything lives in. Nothing here or in such a file may include a standard header with inline functions: the
-// linker would keep one copy of them for the whole library, perhaps the one that needs AVX-512.
-//
-// The width is 64 bytes whatever the machine has: a sum then has the same lanes, and its order, everywhere.
+// linker would keep one copy of them for the whole library, perhaps the one that needs AVX-512. (Intrinsics are always inlined.)
+// Vectors wider than the machine's would work, too, but GCC 12 takes their comparisons apart lane by lane.
 #pragma once
 
 #include "kernels.h"
+
+#if defined(__AVX512F__)
+#define LDEQ_BYTES 64
+#elif defined(__AVX2__)
+#define LDEQ_BYTES 32
+#else
+#define LDEQ_BYTES 16
+#endif
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace ldeq::cpu::LDEQ_ISA {
 
 #define LDEQ_INLINE static inline __attribute__((always_inline))
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef double Doubles __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int64_t Longs __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(LDEQ_BYTES)));
+typedef double Doubles __attribute__((vector_size(LDEQ_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(LDEQ_BYTES)));
+typedef uint32_t Words __attribute__((vector_size(LDEQ_BYTES)));
+typedef int64_t Longs __attribute__((vector_size(LDEQ_BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(LDEQ_BYTES / 2)));
 
 // Storage types. Arithmetic is done in `Acc`: float for both half types, else the type itself.
 struct Bf16 {
@@ -33,14 +43,14 @@ struct Traits {
   using Acc = float;
   using Vec = Floats;
   using Mask = Ints;
-  static constexpr int64_t lanes = 16;
+  static constexpr int64_t lanes = LDEQ_BYTES / 4;
 };
 template <>
 struct Traits<double> {
   using Acc = double;
   using Vec = Doubles;
   using Mask = Longs;
-  static constexpr int64_t lanes = 8;
+  static constexpr int64_t lanes = LDEQ_BYTES / 8;
 };
 
 // --- conversions ---------------------------------------------------------------------------------------------------
@@ -87,30 +97,30 @@ LDEQ_INLINE Halves narrow(const Fp16*, Floats v) {
 
 LDEQ_INLINE Floats load(const float* p) {
   Floats v;
-  __builtin_memcpy(&v, p, 64);
+  __builtin_memcpy(&v, p, LDEQ_BYTES);
   return v;
 }
 LDEQ_INLINE Doubles load(const double* p) {
   Doubles v;
-  __builtin_memcpy(&v, p, 64);
+  __builtin_memcpy(&v, p, LDEQ_BYTES);
   return v;
 }
 template <typename H>
 LDEQ_INLINE Floats load(const H* p) {
   Halves h;
-  __builtin_memcpy(&h, p, 32);
+  __builtin_memcpy(&h, p, LDEQ_BYTES / 2);
   return widen(p, h);
 }
 LDEQ_INLINE void store(float* p, Floats v) {
-  __builtin_memcpy(p, &v, 64);
+  __builtin_memcpy(p, &v, LDEQ_BYTES);
 }
 LDEQ_INLINE void store(double* p, Doubles v) {
-  __builtin_memcpy(p, &v, 64);
+  __builtin_memcpy(p, &v, LDEQ_BYTES);
 }
 template <typename H>
 LDEQ_INLINE void store(H* p, Floats v) {
   const Halves h = narrow(p, v);
-  __builtin_memcpy(p, &h, 32);
+  __builtin_memcpy(p, &h, LDEQ_BYTES / 2);
 }
 
 template <typename T>
@@ -133,13 +143,68 @@ LDEQ_INLINE void store_part(T* p, typename Traits<T>::Vec v, int64_t count) {
 
 LDEQ_INLINE double sum(Floats v) {
   double s = 0;
-  for (int i = 0; i < 16; ++i) s += v[i];
+  for (int i = 0; i < LDEQ_BYTES / 4; ++i) s += v[i];
   return s;
 }
 LDEQ_INLINE double sum(Doubles v) {
   double s = 0;
-  for (int i = 0; i < 8; ++i) s += v[i];
+  for (int i = 0; i < LDEQ_BYTES / 8; ++i) s += v[i];
   return s;
+}
+
+// --- comparisons -----------------------------------------------------------------------------------------------------
+
+// The larger lane; b where either is NaN, which is what x86 does in one instruction.
+LDEQ_INLINE Floats larger(Floats a, Floats b) {
+#if LDEQ_BYTES == 64
+  return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LDEQ_BYTES == 32
+  return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+  return (Floats)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+LDEQ_INLINE Doubles larger(Doubles a, Doubles b) {
+  return a > b ? a : b;
+}
+LDEQ_INLINE Floats smaller(Floats a, Floats b) {
+#if LDEQ_BYTES == 64
+  return (Floats)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LDEQ_BYTES == 32
+  return (Floats)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+  return (Floats)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+LDEQ_INLINE Doubles smaller(Doubles a, Doubles b) {
+  return a < b ? a : b;
+}
+
+// How many lanes of v are equal to `to`.
+LDEQ_INLINE int64_t count_equal(Floats v, float to) {
+#if LDEQ_BYTES == 64
+  return __builtin_popcount(_mm512_cmpeq_ps_mask((__m512)v, _mm512_set1_ps(to)));
+#elif defined(__SSE2__)
+  const Floats same = (Floats)(v == to);
+#if LDEQ_BYTES == 32
+  return __builtin_popcount(_mm256_movemask_ps((__m256)same));
+#else
+  return __builtin_popcount(_mm_movemask_ps((__m128)same));
+#endif
+#else
+  int64_t n = 0;
+  for (int i = 0; i < LDEQ_BYTES / 4; ++i) n += v[i] == to;
+  return n;
+#endif
+}
+LDEQ_INLINE int64_t count_equal(Doubles v, double to) {
+  int64_t n = 0;
+  for (int i = 0; i < LDEQ_BYTES / 8; ++i) n += v[i] == to;
+  return n;
 }
 
 // --- exp -------------------------------------------------------------------------------------------------------------
@@ -147,9 +212,7 @@ LDEQ_INLINE double sum(Doubles v) {
 // exp(x) = 2^n exp(r), |r| <= ln 2 / 2. NaN in, NaN out; -inf gives 0 and large x gives inf, as from the C library. The
 // clamps keep n within what two factors 2^(n/2) can build, which also rounds subnormal results once only.
 LDEQ_INLINE Floats vexp(Floats x) {
-  const Floats low = Floats{} - 110.0f, high = Floats{} + 90.0f;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
+  x = smaller(Floats{} + 90.0f, larger(Floats{} - 110.0f, x));
   const Floats shifter = Floats{} + 12582912.0f;  // 1.5 x 2^23: the sum's last bits are the nearest integer
   const Floats shifted = x * 1.44269504f + shifter;
   const Floats n = shifted - shifter;
@@ -161,15 +224,17 @@ LDEQ_INLINE Floats vexp(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
+#if LDEQ_BYTES == 64
+  return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   const Ints k = (Ints)shifted - 0x4b400000;
   const Ints half = k >> 1;
   return p * (Floats)((half + 127) << 23) * (Floats)((k - half + 127) << 23);
+#endif
 }
 
 LDEQ_INLINE Doubles vexp(Doubles x) {
-  const Doubles low = Doubles{} - 760.0, high = Doubles{} + 720.0;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
+  x = smaller(Doubles{} + 720.0, larger(Doubles{} - 760.0, x));
   const Doubles shifter = Doubles{} + 0x1.8p52;
   const Doubles shifted = x * 1.4426950408889634 + shifter;
   const Doubles n = shifted - shifter;
@@ -189,7 +254,7 @@ LDEQ_INLINE Doubles vexp(Doubles x) {
   p = p * (r * r) + r + 1.0;
   const Longs k = (Longs)shifted - 0x4338000000000000;
   // SSE2 and AVX2 have no arithmetic shift of 64-bit lanes; adding an even offset first makes a logical one do.
-  typedef uint64_t Unsigned __attribute__((vector_size(64)));
+  typedef uint64_t Unsigned __attribute__((vector_size(LDEQ_BYTES)));
   const Longs half = (Longs)((Unsigned)(k + 4096) >> 1) - 2048;
   return p * (Doubles)((half + 1023) << 52) * (Doubles)((k - half + 1023) << 52);
 }

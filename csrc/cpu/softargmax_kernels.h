@@ -23,24 +23,24 @@ LDEQ_INLINE typename Traits<T>::Acc peak_of(const T* map, int64_t count) {
   const Acc lowest = -__builtin_inf();
   Vec best[4];
   for (auto& b : best) b = Vec{} + lowest;
-  Vec poison = Vec{};  // comparisons alone would lose a NaN
+  typename Traits<T>::Mask poison = {};  // comparisons alone would lose a NaN
   int64_t i = 0;
   for (; i + 4 * L <= count; i += 4 * L)
     for (int u = 0; u < 4; ++u) {
       const Vec v = load(map + i + u * L);
-      best[u] = v > best[u] ? v : best[u];
-      poison = v != v ? v : poison;
+      best[u] = larger(v, best[u]);
+      poison += v != v;
     }
   for (; i < count; i += L) {
     const Vec v = count - i >= L ? load(map + i) : load_part(map + i, count - i, lowest);
-    best[0] = v > best[0] ? v : best[0];
-    poison = v != v ? v : poison;
+    best[0] = larger(v, best[0]);
+    poison += v != v;
   }
-  for (int u = 1; u < 4; ++u) best[0] = best[u] > best[0] ? best[u] : best[0];
+  for (int u = 1; u < 4; ++u) best[0] = larger(best[u], best[0]);
   Acc peak = lowest;
   for (int l = 0; l < L; ++l) peak = best[0][l] > peak ? best[0][l] : peak;
   for (int l = 0; l < L; ++l)
-    if (poison[l] != poison[l]) peak = __builtin_nan("");
+    if (poison[l]) peak = __builtin_nan("");
   // A map of -inf alone: its exp must be 0, and -inf - -inf is NaN.
   return peak == lowest ? 0 : peak;
 }
@@ -48,8 +48,7 @@ LDEQ_INLINE typename Traits<T>::Acc peak_of(const T* map, int64_t count) {
 // exp(beta (h - peak)), with -inf - peak made finite so that beta = 0 gives 1 and gradients stay 0.
 template <typename Vec, typename Acc>
 LDEQ_INLINE Vec below_peak(Vec h, Acc peak, Acc least) {
-  const Vec below = h - peak, floor = Vec{} + least;
-  return below < floor ? floor : below;
+  return larger(Vec{} + least, h - peak);
 }
 
 template <typename T>
@@ -70,7 +69,7 @@ LDEQ_INLINE Moments weigh(const Maps& m, const T* map, T* heatmap, double beta_,
   Acc* partial = (Acc*)(columns + padded);
   __builtin_memset(columns, 0, padded * sizeof(double));
   __builtin_memset(partial, 0, padded * sizeof(Acc));
-  typename Traits<T>::Mask tied = {};
+  int64_t tied = 0;
   double* rows = (double*)(partial + padded);
   double total = 0, sy = 0;
   for (int64_t y = 0; y < m.height; ++y) {
@@ -79,7 +78,7 @@ LDEQ_INLINE Moments weigh(const Maps& m, const T* map, T* heatmap, double beta_,
     auto step = [&](int64_t x, int64_t count) __attribute__((always_inline)) {
       Vec v = count >= L ? load(row + x) : load_part(row + x, count, kExp ? (Acc)-__builtin_inf() : (Acc)0);
       if constexpr (kExp) {
-        tied -= (v == peak);
+        tied += count_equal(v, peak);
         v = vexp(beta * below_peak(v, peak, least));
         if (count < L)
           for (int64_t l = count; l < L; ++l) v[l] = 0;
@@ -125,10 +124,7 @@ LDEQ_INLINE Moments weigh(const Maps& m, const T* map, T* heatmap, double beta_,
     vy += rows[y] * d * d;
   }
   r.var_y = vy / r.total;
-  if (ties) {
-    *ties = 0;
-    for (int l = 0; l < L; ++l) *ties += (double)tied[l];
-  }
+  if (ties) *ties = (double)tied;
   return r;
 }
 
@@ -163,6 +159,7 @@ static void softargmax_forward_of(const MapsForward& a, int64_t begin, int64_t e
     stats[kMeanX] = r.mean_x;
     stats[kMeanY] = r.mean_y;
     stats[kVariance] = v;
+    stats[kStats - 1] = 0;
   }
 }
 

@@ -45,6 +45,8 @@ def available_backends() -> dict[str, str]:
     return {name: "available" if name in present else missing[name] for name in PREFERENCE}
 
 
+# Dynamo cannot follow a context variable: a compiled graph keeps the choice that stood when it was traced.
+@torch.compiler.assume_constant_result
 def current_backend() -> str:
     """The name set by `use_backend`, ``"auto"`` unless changed."""
     return _choice.get()
@@ -93,7 +95,7 @@ def implementation(operator: str, tensor: torch.Tensor, backend: str | None = No
         BackendError: if the backend asked for has no implementation of this operator.
     """
     table = _implementations.get(operator, {})
-    name = _checked(backend) if backend is not None else _choice.get()
+    name = _checked(backend) if backend is not None else current_backend()
     if name == "auto":
         # Compiled backends serve one kind of device each; the reference serves all.
         name = next(n for n in PREFERENCE if n in table and (n == "torch" or n == tensor.device.type))

@@ -47,7 +47,8 @@ def test_forward_and_backward_equal_the_float64_reference(shape, dtype):
     torch.manual_seed(0)
     logits = (3 * torch.randn(2, 3, *shape)).to(dtype)
     weights = torch.randn_like(logits) / shape[0] / shape[1]
-    for coords, eps in itertools.product(COORDS, (0.0, 1e-4)):
+    every = itertools.product(COORDS, (0.0, 1e-4)) if shape[0] < 100 else [("unit", 1e-4)]
+    for coords, eps in every:
         results = []
         for backend, kind in (("cpu", dtype), ("torch", torch.float64)):
             h = logits.to(kind).detach().requires_grad_()
