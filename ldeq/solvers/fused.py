@@ -81,7 +81,7 @@ def _solve(
         if state is None:
             # An f that answers in another type than it was asked in is taken at the precision of the arithmetic.
             dtype = p.dtype if fx.dtype == p.dtype else x.dtype
-            value = p.start.to(dtype) if p.returns == "f" else x
+            value = x.to(dtype) if p.returns == "f" else x
             state = SolveState.new(value, m, dtype, history)
         fx = fx.detach().to(dtype).flatten(1).contiguous()
         last = i + 1 == p.max_iter

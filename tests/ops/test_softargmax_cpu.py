@@ -10,30 +10,17 @@ import sys
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import ldeq
-from ldeq.ops import library
 from ldeq.ops.softargmax import COORDS, heatmap_readout, softargmax
 
-pytestmark = pytest.mark.skipif(library.MISSING is not None, reason=f"native library: {library.MISSING}")
+from native import Calls, needs_library
+
+pytestmark = needs_library
 
 # Relative to the size of the map: float32 sums over up to 512 x 512 pixels; half types round heatmap and gradient once.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 SHAPES = [(1, 1), (1, 7), (5, 1), (3, 17), (16, 16), (33, 31), (64, 64), (512, 512)]
-
-
-class Calls(TorchDispatchMode):
-    """Names of the operators of this library that ran."""
-
-    def __enter__(self):
-        self.names = []
-        return super().__enter__()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "ldeq":
-            self.names.append(func._opname)
-        return func(*args, **(kwargs or {}))
 
 
 def close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
