@@ -30,7 +30,15 @@ ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # Torch 2.10 is the oldest that the library shall load in.
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wno-psabi",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
 # Host code around the kernels: what takes time there is the compiler.
 HOST_FLAGS = ["-O1"]
 ISA_FLAGS = {
@@ -71,8 +79,8 @@ class BuildNative(build_ext):
             return
         if shutil.which("nvcc") is None:
             raise SystemExit(
-                "error: LDEQ_BUILD_CUDA=1, but there is no nvcc: install the CUDA toolkit (13.0 or newer) and put its bin folder "
-                "on PATH, or unset LDEQ_BUILD_CUDA"
+                "error: LDEQ_BUILD_CUDA=1, but there is no nvcc: install the CUDA toolkit (13.0 or newer) and put its bin "
+                "folder on PATH, or unset LDEQ_BUILD_CUDA"
             )
         if not list((ROOT / "csrc" / "cuda").glob("*.cu")):
             raise SystemExit("error: LDEQ_BUILD_CUDA=1, but this version of ldeq has no CUDA kernels; unset LDEQ_BUILD_CUDA")

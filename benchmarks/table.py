@@ -18,9 +18,7 @@ def main() -> None:
             "| --- | --- | --- | --- | --- |",
         ]
         for name, t in r["results"].items():
-            lines.append(
-                f"| {name} | {t['median_ms']:.2f} | {t['best_ms']:.2f} | {t['ratio']:.2f} | {t['best_ratio']:.2f} |"
-            )
+            lines.append(f"| {name} | {t['median_ms']:.2f} | {t['best_ms']:.2f} | {t['ratio']:.2f} | {t['best_ratio']:.2f} |")
         lines.append("")
     (RESULTS / "TABLE.md").write_text("\n".join(lines))
     print("\n".join(lines))

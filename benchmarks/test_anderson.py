@@ -44,12 +44,13 @@ def published(f, x0: torch.Tensor, steps: int) -> torch.Tensor:
         xs[:, i] = 1.0 * (alpha[:, None] @ fs[:, :n])[:, 0] + 0.0 * (alpha[:, None] @ xs[:, :n])[:, 0]
         fs[:, i] = f(xs[:, i])
         difference = fs[:, i] - xs[:, i]
-        absolute = difference.norm().item()
-        relative = absolute / (1e-5 + fs[:, i].norm().item())
+        norm, size = difference.norm(), fs[:, i].norm()
+        absolute, relative = norm.item(), (norm / (1e-5 + size)).item()
         trace.append((absolute, relative))
         if relative < lowest:
             lowest, best = relative, xs[:, i].clone()
-        if torch.isnan(difference).any().item() or lowest < 0.0 or bool(difference.abs().max().item() < 0):
+        # The other three reads are of single numbers, as in the loop that people run.
+        if torch.isnan(norm).item() or torch.isinf(size).item() or bool(norm < 0):
             break
     return best
 

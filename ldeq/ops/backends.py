@@ -41,7 +41,9 @@ def register(operator: str, backend: str) -> Callable[[Callable[..., Any]], Call
 def available_backends() -> dict[str, str]:
     """Maps each backend name to ``"available"`` or to the reason why it is not."""
     present = {name for table in _implementations.values() for name in table}
-    missing = dict.fromkeys(PREFERENCE, "not part of this version of ldeq") | ({"cpu": library.MISSING} if library.MISSING else {})
+    missing = dict.fromkeys(PREFERENCE, "not part of this version of ldeq") | (
+        {"cpu": library.MISSING} if library.MISSING else {}
+    )
     return {name: "available" if name in present else missing[name] for name in PREFERENCE}
 
 

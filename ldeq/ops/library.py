@@ -19,7 +19,9 @@ def _load() -> str | None:
         torch.ops.load_library(str(library))
     except OSError as error:
         built = build_report().get("torch", "an unknown torch")
-        return f"the native library failed to load in torch {torch.__version__} (built with {built}): {str(error).splitlines()[0]}"
+        return (
+            f"the native library failed to load in torch {torch.__version__} (built with {built}): {str(error).splitlines()[0]}"
+        )
     return None
 
 

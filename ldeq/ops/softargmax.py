@@ -103,9 +103,7 @@ def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, 
 
 
 @register("softargmax", "torch")
-def softargmax_reference(
-    logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True
-) -> SoftArgmax:
+def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
     """`softargmax` in plain PyTorch: the specification that every backend is tested against."""
     h = logits.to(_accumulation_dtype(logits.dtype))
     peak = h.amax(dim=(-2, -1), keepdim=True)

@@ -100,4 +100,6 @@ def _solve(
     value = state.best().to(p.dtype).reshape(p.shape)
     residual = state.numbers[:, RESIDUAL].to(x.dtype, copy=True)
     flags = state.flags
-    return Solution(value, residual, flags[:, ITERATIONS].clone(), flags[:, STATUS].clone(), torch.stack(traced) if trace else None)
+    return Solution(
+        value, residual, flags[:, ITERATIONS].clone(), flags[:, STATUS].clone(), torch.stack(traced) if trace else None
+    )

@@ -72,7 +72,9 @@ def test_the_library_is_stable_abi_and_free_of_this_machine():
     assert path.stat().st_size < 4e6
     assert b"Py_Initialize" not in content and b"PyObject" not in content
     assert str(ROOT).encode() not in content
-    audit = shutil.which("torch-abi-audit", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+    audit = shutil.which(
+        "torch-abi-audit", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    )
     if audit is None:
         pytest.skip("torch-abi-audit is not installed")
     said = subprocess.run([audit, "--check", "torch", str(path)], capture_output=True, text=True)

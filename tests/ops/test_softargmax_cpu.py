@@ -9,12 +9,11 @@ import sys
 
 import pytest
 import torch
+from native import Calls, needs_library
 from torch import Tensor
 
 import ldeq
 from ldeq.ops.softargmax import COORDS, heatmap_readout, softargmax
-
-from native import Calls, needs_library
 
 pytestmark = needs_library
 
@@ -82,7 +81,9 @@ def test_any_strides(layout):
         "channels_last": x.contiguous(memory_format=torch.channels_last),
         "expanded": x[:1].expand(3, 4, 12, 18),
     }[layout]
-    for actual, expected in zip(softargmax(strided, backend="cpu"), softargmax(strided.contiguous(), backend="cpu"), strict=True):
+    for actual, expected in zip(
+        softargmax(strided, backend="cpu"), softargmax(strided.contiguous(), backend="cpu"), strict=True
+    ):
         assert torch.equal(actual, expected)
 
 
