@@ -10,8 +10,8 @@ evaluation f = f(x) of the whole batch and does, for each sample on its own,
 - x_next = sum alpha_i (f_i - (1 - beta) g_i), or x again where the sample has stopped.
 
 It reads f, x and the n - 1 older g and writes g; then reads n f and writes x_next: 15 D at n = 6. The ring of f keeps
-references to what f returned and copies nothing. The best value is a slot of that ring until something worse takes the slot: only then is
-it copied.
+references to what f returned and copies nothing. The best value is a slot of that ring until something worse takes the slot:
+only then is it copied.
 """
 
 from __future__ import annotations
