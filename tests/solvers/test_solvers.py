@@ -157,13 +157,31 @@ def test_the_order_of_a_batch_does_not_matter(solver: Solver) -> None:
 
 
 @each_solver
-def test_a_nan_at_the_first_evaluation_returns_the_start(solver: Solver) -> None:
-    start = noise(2, 4)
-    sol = solver(lambda z: torch.where(torch.tensor([[True], [False]]), torch.nan, 0.5 * z + 1), start, max_iter=40)
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("stop", ["relative", "absolute"])
+def test_a_nan_at_the_first_evaluation_returns_the_start(solver: Solver, stop: str, poison: float) -> None:
+    start, first = noise(2, 4), torch.tensor([[True], [False]])
+    sol = solver(lambda z: torch.where(first, poison, 0.5 * z + 1), start, stop=stop)
     assert torch.equal(sol.value[0], start[0])
     assert math.isinf(sol.residual[0])
     assert (sol.iterations[0], sol.status[0]) == (1, Status.NONFINITE)
     torch.testing.assert_close(sol.value[1], torch.full_like(start[1], 2.0), rtol=1e-3, atol=0)
+
+
+@each_solver
+def test_a_stopped_sample_is_evaluated_where_it_stopped(solver: Solver) -> None:
+    """Iterating on would walk it into rounding, or a diverged one into overflow, while it waits for the others."""
+    visited: list[Tensor] = []
+    f, start = crowd(torch.float64, slice(None))
+
+    def watched(z: Tensor) -> Tensor:
+        visited.append(z)
+        return f(z)
+
+    sol = solver(watched, start, tol=1e-6, max_iter=100)
+    for i, stopped in enumerate(sol.iterations.tolist()):
+        for z in visited[stopped:]:
+            assert torch.equal(z[i], visited[stopped - 1][i])
 
 
 @each_solver
