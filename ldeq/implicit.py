@@ -64,6 +64,7 @@ class DEQ(nn.Module):
                 the solver.
             backward_solver: solver of u = J^T u + dL/dz, from zeros; the forward one if None. The first evaluation at
                 zeros is dL/dz itself and costs nothing. Its stop should be relative: gradients have no scale of their own.
+                It should return f: where J expands, the best x is the start, a gradient of zero, and the best f is dL/dz.
             phantom_steps: tracked evaluations at the end for ``"jfb"``, >= 1 (phantom gradients, Geng et al. 2021).
             final_evaluation: evaluate the cell once more at the solution (`phantom_steps` times for ``"jfb"``) when autograd
                 does not record, so that training and inference give the same numbers. Off saves that evaluation.

@@ -551,15 +551,17 @@ def test_activations_do_not_grow_with_the_budget() -> None:
 
 
 RESIDENT = """
-import resource, torch
+import re, torch
+from pathlib import Path
 from ldeq import LDEQ
 
 def peak(gradient, max_iter, solver):
     torch.manual_seed(0)
     budget = {"max_iter": max_iter, "backward_max_iter": max_iter, "tol": 0.0}
-    model = LDEQ.tiny(landmarks=5, image_size=128, solver=solver, m=3, gradient=gradient, **budget)
-    model(torch.randn(4, 3, 128, 128)).landmarks.sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = LDEQ.tiny(landmarks=5, image_size=96, solver=solver, m=3, gradient=gradient, **budget)
+    model(torch.randn(4, 3, 96, 96)).landmarks.sum().backward()
+    # Not ru_maxrss: a child starts with the mark of the process that it was forked from.
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 # The high-water mark never falls, so the order is the experiment; the first step also loads what torch loads late.
 peak("implicit", 4, "anderson")
@@ -567,7 +569,7 @@ print(peak("implicit", 4, "anderson"), peak("implicit", 64, "anderson"), peak("u
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
 def test_resident_memory_does_not_grow_with_the_budget() -> None:
     # Large blocks come from mmap and go back to the system when freed, instead of fragmenting a heap.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
@@ -578,7 +580,7 @@ def test_resident_memory_does_not_grow_with_the_budget() -> None:
     # Four evaluations fill a history of three: the solver itself holds as much in both.
     assert many <= 1.02 * four
     # Most of a process is its libraries; 16 evaluations show all the same.
-    assert unrolled > 1.3 * many
+    assert unrolled > 1.2 * many
 
 
 # --- as part of a training step -----------------------------------------------------------------------------------------
@@ -589,9 +591,9 @@ def test_a_few_steps_fit_a_target(solver: Callable[..., Solution]) -> None:
     cell, x = TanhCell(torch.float32), injection(dtype=torch.float32)
     target = torch.rand(4, N, generator=torch.Generator().manual_seed(5)) - 0.5
     deq = DEQ(cell, partial(solver, tol=1e-5))
-    optimizer = torch.optim.Adam(cell.parameters(), 0.02)
+    optimizer = torch.optim.Adam(cell.parameters(), 0.04)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         optimizer.zero_grad()
         loss = (deq(start(dtype=torch.float32), x)[0] - target).square().mean()
         loss.backward()

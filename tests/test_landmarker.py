@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldeq import Landmarker, LDEQConfig
-from ldeq.data import IBUG68, WFLW98, ImageError, crop_box, open_faces, write_image
+from ldeq.data import IBUG68, WFLW98, ImageError, LandmarkDataset, crop_box, normalise, open_faces, write_image
 from ldeq.engine import CheckpointError, load_pretrained, shipped_models
 from ldeq.engine.settings import TrainSettings
 from ldeq.engine.weights import find_weights, save_weights
@@ -72,6 +72,19 @@ def test_a_face_alone_and_among_others_gives_the_same_points(small: Landmarker) 
     among = small(faces.read(0), [*others, box])[-1]
     np.testing.assert_allclose(alone.points, among.points, atol=1e-3)  # pixels; 1e-5 of the crop
     np.testing.assert_allclose(alone.std, among.std, atol=1e-3)
+
+
+def test_a_trained_model_gives_a_sample_the_same_answer_alone_and_in_a_batch_of_eight() -> None:
+    pretrained = load_pretrained("small-68")
+    dataset = LandmarkDataset(open_faces("synthetic:8#seed=3,size=256", "test"), pretrained.model.config.image_size)
+    images = normalise(torch.stack([dataset[i]["image"] for i in range(8)]))
+    with torch.no_grad():
+        together = pretrained.model(images)
+        for i in range(8):
+            alone = pretrained.model(images[i : i + 1])
+            assert (alone.landmarks[0] - together.landmarks[i]).abs().max() < 1e-5
+            assert (alone.z[0] - together.z[i]).abs().max() < 1e-5
+            assert alone.solution.iterations[0] == together.solution.iterations[i]
 
 
 def test_a_crop_is_taken_whole(small: Landmarker) -> None:

@@ -50,9 +50,17 @@ def test_exchanged_sides_are_found_however_the_head_is_rolled(make_faces: Callab
     assert [Path(path).name for path in report.degenerate] == ["face2.jpg"]
 
 
-def test_sheet_in_an_absent_folder(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot write .*No such file"):
-        check(make_faces(1), sheet=tmp_path / "absent" / "sheet.png")
+def test_sheet_in_an_absent_folder_makes_it(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:
+    check(make_faces(1), sheet=tmp_path / "absent" / "sheet.png")
+    assert (tmp_path / "absent" / "sheet.png").is_file()
+
+
+def test_a_sheet_that_cannot_be_written_is_named(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write .*sheet\.png"):
+        check(make_faces(1), sheet=tmp_path / "file" / "sheet.png")
+    with pytest.raises(DataError, match=r"choose a name that ends in \.png or \.jpg"):
+        check(make_faces(1), sheet=tmp_path / "sheet.docx")
 
 
 def test_dots_are_drawn_to_a_fraction_of_a_pixel() -> None:
