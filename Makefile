@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The version that development and CI use; the package itself accepts torch >= 2.10.
 TORCH  := torch==2.13.0
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint fast-test clean
+.PHONY: demo test lint fast-test wheel bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
@@ -21,15 +22,25 @@ lint: $(VENV)/.installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and by itself: a range would take a newer build than the one that is tested.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable .
+# torch first and by itself: a range would take a newer build than the one that is tested. No build isolation: the native
+# library is compiled against the torch that is installed.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
+# py3-none-<platform>: one wheel for every Python 3 and every torch >= 2.10.
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python benchmarks/table.py
+
 clean:
+	rm -f ldeq/_C.so ldeq/_build.json
 	rm -rf $(VENV) build dist *.egg-info demo .mypy_cache .ruff_cache .pytest_cache

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from . import library
+
 PREFERENCE = ("cuda", "triton", "cpu", "torch")
 NAMES = ("auto", *PREFERENCE)
 
@@ -39,9 +41,14 @@ def register(operator: str, backend: str) -> Callable[[Callable[..., Any]], Call
 def available_backends() -> dict[str, str]:
     """Maps each backend name to ``"available"`` or to the reason why it is not."""
     present = {name for table in _implementations.values() for name in table}
-    return {name: "available" if name in present else "not part of this version of ldeq" for name in PREFERENCE}
+    missing = dict.fromkeys(PREFERENCE, "not part of this version of ldeq") | (
+        {"cpu": library.MISSING} if library.MISSING else {}
+    )
+    return {name: "available" if name in present else missing[name] for name in PREFERENCE}
 
 
+# Dynamo cannot follow a context variable: a compiled graph keeps the choice that stood when it was traced.
+@torch.compiler.assume_constant_result
 def current_backend() -> str:
     """The name set by `use_backend`, ``"auto"`` unless changed."""
     return _choice.get()
@@ -89,13 +96,15 @@ def implementation(operator: str, tensor: torch.Tensor, backend: str | None = No
     Raises:
         BackendError: if the backend asked for has no implementation of this operator.
     """
-    table = _implementations[operator]
-    name = _checked(backend) if backend is not None else _choice.get()
+    table = _implementations.get(operator, {})
+    name = _checked(backend) if backend is not None else current_backend()
     if name == "auto":
         # Compiled backends serve one kind of device each; the reference serves all.
         name = next(n for n in PREFERENCE if n in table and (n == "torch" or n == tensor.device.type))
     if name not in table:
         raise BackendError(f"backend {name!r} has no {operator!r}; choose one of {sorted(table)} or 'auto'")
+    if name == "cpu" and tensor.device.type != "cpu":
+        raise BackendError(f"backend 'cpu' cannot run on a tensor on {tensor.device}; move it with .cpu() or choose 'auto'")
     return table[name]
 
 

@@ -12,11 +12,12 @@ in unit coordinates from columns in pixels, which is no standard deviation; here
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import library
 from .backends import implementation, register
 
 COORDS = ("unit", "pixel", "align_corners", "cell_center")
@@ -25,7 +26,7 @@ COORDS = ("unit", "pixel", "align_corners", "cell_center")
 class SoftArgmax(NamedTuple):
     """What `softargmax` returns.
 
-    - `heatmap`: `(B, K, H, W)`, z above: peak 1, in the dtype of the logits.
+    - `heatmap`: `(B, K, H, W)`, z above: peak 1, in the dtype of the logits. Empty, `(0,)`, if not asked for.
     - `xy`: `(B, K, 2)`, x (column) then y (row); float32 for half inputs, else the dtype of the logits.
     - `std`: `(B, K)`, in columns of the chosen coordinates, dtype as `xy`.
     """
@@ -48,6 +49,7 @@ def softargmax(
     *,
     coords: str = "unit",
     eps: float = 0.0,
+    heatmap: bool = True,
     backend: str | None = None,
 ) -> SoftArgmax:
     """Normalised heatmap, expected coordinates and their standard deviation.
@@ -64,6 +66,7 @@ def softargmax(
         coords: ``"unit"`` (i / n, LDEQ and mmpose), ``"pixel"`` (i), ``"align_corners"`` (linspace(-1, 1), kornia; 0 for a
             single column) or ``"cell_center"`` ((2 i + 1) / n - 1, dsntnn).
         eps: added to the sum; 1e-4 in LDEQ, 0 elsewhere.
+        heatmap: whether z is wanted; without it the compiled backends write nothing of the size of the logits.
         backend: overrides `use_backend` for this call.
 
     Returns:
@@ -82,7 +85,7 @@ def softargmax(
             )
         if beta.device != logits.device:
             raise ValueError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
-    return implementation("softargmax", logits, backend)(logits, beta, coords, eps)
+    return implementation("softargmax", logits, backend)(logits, beta, coords, eps, heatmap)
 
 
 def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None) -> Readout:
@@ -100,7 +103,7 @@ def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, 
 
 
 @register("softargmax", "torch")
-def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps: float) -> SoftArgmax:
+def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
     """`softargmax` in plain PyTorch: the specification that every backend is tested against."""
     h = logits.to(_accumulation_dtype(logits.dtype))
     peak = h.amax(dim=(-2, -1), keepdim=True)
@@ -111,7 +114,7 @@ def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps:
     # Masked pixels (-inf): their share of the gradient of beta, z (h - max h), must be 0 and not 0 x inf.
     below = (h - peak).clamp_min(torch.finfo(h.dtype).min)
     z = torch.exp(beta * below)
-    return SoftArgmax(z.to(logits.dtype), *heatmap_readout_reference(z, coords, eps))
+    return SoftArgmax(z.to(logits.dtype) if heatmap else logits.new_empty(0), *heatmap_readout_reference(z, coords, eps))
 
 
 @register("heatmap_readout", "torch")
@@ -162,3 +165,102 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
         raise ValueError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
     if not eps >= 0:
         raise ValueError(f"eps must be >= 0, got {eps}")
+
+
+# --- compiled implementations ------------------------------------------------------------------------------------------
+#
+# `stats` `(B, K, 8)` float64 is what backward needs of each map: the peak and how many pixels share it, the sum, the mass, the
+# means and the variance, in pixels. Backward recomputes z from the logits: reading them once more costs less than keeping z.
+
+_STATS = 8
+
+
+def softargmax_native(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
+    """`softargmax` by `csrc`: reads the logits once; differentiable once (not twice)."""
+    if isinstance(beta, Tensor):
+        beta = beta.to(torch.float64)
+    else:
+        beta = torch.full((), beta, dtype=torch.float64, device=logits.device)
+    z, xy, std, _ = torch.ops.ldeq.softargmax_forward(logits, beta, eps, *_axes(coords, logits), heatmap)
+    return SoftArgmax(z, xy, std)
+
+
+def heatmap_readout_native(heatmap: Tensor, coords: str, eps: float) -> Readout:
+    """`heatmap_readout` by `csrc`: reads the heatmap once; backward only writes."""
+    xy, std, _ = torch.ops.ldeq.heatmap_readout_forward(heatmap, eps, *_axes(coords, heatmap))
+    return Readout(xy, std)
+
+
+def _axes(coords: str, maps: Tensor) -> tuple[float, float, float, float]:
+    """(scale_x, offset_x, scale_y, offset_y)."""
+    return (*axis(coords, maps.shape[-1]), *axis(coords, maps.shape[-2]))
+
+
+def _readout_fake(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    b, k = maps.shape[:2]
+    dtype = _accumulation_dtype(maps.dtype)
+    return (
+        maps.new_empty((b, k, 2), dtype=dtype),
+        maps.new_empty((b, k), dtype=dtype),
+        maps.new_empty((b, k, _STATS), dtype=torch.float64),
+    )
+
+
+def _softargmax_fake(logits: Tensor, beta: Tensor, eps: float, *options: Any) -> tuple[Tensor, ...]:
+    z = torch.empty_like(logits, memory_format=torch.contiguous_format) if options[-1] else logits.new_empty(0)
+    return (z, *_readout_fake(logits))
+
+
+def _softargmax_backward_fake(
+    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, logits: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(logits, memory_format=torch.contiguous_format),
+        logits.new_empty(logits.shape[:2], dtype=torch.float64),
+    )
+
+
+def _softargmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, beta, _, *ctx.axes, ctx.want_heatmap = inputs
+    ctx.save_for_backward(logits, beta, output[3])
+    ctx.set_materialize_grads(False)
+
+
+def _softargmax_backward(
+    ctx: Any, grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None
+) -> tuple[Any, ...]:
+    logits, beta, stats = ctx.saved_tensors
+    if not ctx.want_heatmap:
+        grad_heatmap = None
+    grad, grad_beta = torch.ops.ldeq.softargmax_backward(grad_heatmap, grad_xy, grad_std, logits, beta, stats, *ctx.axes)
+    return grad, grad_beta.sum() if beta.ndim == 0 else grad_beta.sum(0), *[None] * 6
+
+
+def _readout_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    heatmap, _, *ctx.axes = inputs
+    ctx.save_for_backward(heatmap, output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _readout_backward(ctx: Any, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    heatmap, stats = ctx.saved_tensors
+    return torch.ops.ldeq.heatmap_readout_backward(grad_xy, grad_std, heatmap, stats, *ctx.axes), *[None] * 5
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> None:
+    raise NotImplementedError("the compiled softargmax has no second derivative; use backend='torch' for it")
+
+
+if library.MISSING is None:
+    register("softargmax", "cpu")(softargmax_native)
+    register("heatmap_readout", "cpu")(heatmap_readout_native)
+    torch.library.register_fake("ldeq::softargmax_forward")(_softargmax_fake)
+    torch.library.register_fake("ldeq::softargmax_backward")(_softargmax_backward_fake)
+    torch.library.register_fake("ldeq::heatmap_readout_forward")(lambda heatmap, *_: _readout_fake(heatmap))
+    torch.library.register_fake("ldeq::heatmap_readout_backward")(
+        lambda grad_xy, grad_std, heatmap, *_: torch.empty_like(heatmap, memory_format=torch.contiguous_format)
+    )
+    torch.library.register_autograd("ldeq::softargmax_forward", _softargmax_backward, setup_context=_softargmax_setup)
+    torch.library.register_autograd("ldeq::heatmap_readout_forward", _readout_backward, setup_context=_readout_setup)
+    torch.library.register_autograd("ldeq::softargmax_backward", _no_second_derivative)
+    torch.library.register_autograd("ldeq::heatmap_readout_backward", _no_second_derivative)

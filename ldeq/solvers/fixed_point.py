@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..ops.fixed_point import fixed_point_step
+from .fused import try_fused
 from .solution import Map, Progress, Solution
 
 
@@ -49,6 +51,9 @@ def fixed_point(
     """
     check_beta(beta)
     progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
+    solution, f = try_fused(f, progress, fixed_point_step, m=0, trace=trace, beta=beta)
+    if solution is not None:
+        return solution
     x = progress.start
     for step in range(max_iter):
         fx = progress.evaluate(f, x)

@@ -1,0 +1,199 @@
+// The passes of an Anderson step over one tile of one sample. The formulas are those of ldeq/solvers/anderson.py.
+#pragma once
+
+#include "simd.h"
+
+namespace ldeq::cpu::LDEQ_ISA {
+
+// Elements whose newest g stays in the first-level cache while the older g stream past it.
+constexpr int64_t kBlock = 1024;
+
+// float64 where x is, float elsewhere: the type of x and of all arithmetic.
+template <typename State>
+using Work = typename Traits<State>::Acc;
+
+template <typename G>
+LDEQ_INLINE double dot(const G* a, const typename Traits<G>::Acc* b, int64_t count) {
+  using Vec = typename Traits<G>::Vec;
+  constexpr int64_t L = Traits<G>::lanes;
+  Vec s[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * L <= count; i += 4 * L)
+    for (int u = 0; u < 4; ++u) s[u] += load(a + i + u * L) * load(b + i + u * L);
+  for (; i + L <= count; i += L) s[0] += load(a + i) * load(b + i);
+  // b is padded with zeros up to a whole vector; a is not.
+  if (i < count) s[1] += load_part(a + i, count - i, 0) * load(b + i);
+  return sum((s[0] + s[1]) + (s[2] + s[3]));
+}
+
+// Pass 1: g = f - x, its store, its products with the older g, and the norms of f and g.
+template <typename State, typename G>
+static void residual_of(const Tile& t) {
+  using W = Work<State>;
+  using Vec = typename Traits<State>::Vec;
+  constexpr int64_t L = Traits<State>::lanes;
+  static_assert(L == Traits<G>::lanes, "float64 states keep a float64 history");
+  const State* f = (const State*)t.f;
+  const W* x = (const W*)t.x;
+  G* g = (G*)t.g;
+  for (int i = 0; i < t.n + 3; ++i) t.sums[i] = 0;
+  for (int64_t start = 0; start < t.count; start += kBlock) {
+    const int64_t count = t.count - start < kBlock ? t.count - start : kBlock;
+    W fresh[kBlock];  // the newest g as it is stored
+    Vec gg = {}, ff = {}, stored = {};
+    auto step = [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+      const Vec fv = n >= L ? load(f + start + i) : load_part(f + start + i, n, 0);
+      const Vec xv = n >= L ? load(x + start + i) : load_part(x + start + i, n, 0);
+      Vec gv = fv - xv;
+      gg += gv * gv;
+      ff += fv * fv;
+      if (g) {
+        if (n >= L)
+          store(g + start + i, gv);
+        else
+          store_part(g + start + i, gv, n);
+        if constexpr (sizeof(G) != sizeof(W)) {
+          // What the ring holds is what the mixing will use: the Gram row is that of the rounded numbers.
+          G rounded[L];
+          store(rounded, gv);
+          gv = load(rounded);
+          stored += gv * gv;
+        }
+        store(fresh + i, gv);
+      }
+    };
+    int64_t i = 0;
+    for (; i + L <= count; i += L) step(i, L);
+    if (i < count) step(i, count - i);
+    t.sums[0] += sum(gg);
+    t.sums[1] += sum(ff);
+    t.sums[2] += sizeof(G) != sizeof(W) ? sum(stored) : sum(gg);
+    if (g)
+      for (int k = 0; k < t.n; ++k) t.sums[3 + k] += dot((const G*)t.others[k] + start, fresh, count);
+  }
+}
+
+// Pass 2: x_next = sum alpha_i (f_i - (1 - beta) g_i).
+template <typename State, typename G, int kAtOnce, bool kDamped>
+LDEQ_INLINE void mix_block(const Tile& t, int first, int64_t start, int64_t count, Work<State>* total, bool more) {
+  using W = Work<State>;
+  using Vec = typename Traits<State>::Vec;
+  constexpr int64_t L = Traits<State>::lanes;
+  const State* f[kAtOnce];
+  const G* g[kAtOnce];
+  W alpha[kAtOnce];
+  for (int k = 0; k < kAtOnce; ++k) {
+    f[k] = (const State*)t.others[first + k] + start;
+    g[k] = kDamped ? (const G*)t.others_g[first + k] + start : nullptr;
+    alpha[k] = (W)t.alpha[first + k];
+  }
+  const W damping = (W)t.damping;
+  for (int64_t i = 0; i < count; i += L) {
+    const int64_t n = count - i;
+    Vec s = more ? load(total + i) : Vec{};
+    for (int k = 0; k < kAtOnce; ++k) {
+      Vec v = n >= L ? load(f[k] + i) : load_part(f[k] + i, n, 0);
+      if constexpr (kDamped) v -= damping * (n >= L ? load(g[k] + i) : load_part(g[k] + i, n, 0));
+      s += alpha[k] * v;
+    }
+    store(total + i, s);
+  }
+}
+
+template <typename State>
+LDEQ_INLINE void put(const Tile& t, int64_t at, typename Traits<State>::Vec v, int64_t n) {
+  constexpr int64_t L = Traits<State>::lanes;
+  using W = Work<State>;
+  W* x = (W*)t.x_next;
+  State* cast = (State*)t.x_cast;
+  if (n >= L) {
+    store(x + at, v);
+    if (cast) store(cast + at, v);
+  } else {
+    store_part(x + at, v, n);
+    if (cast) store_part(cast + at, v, n);
+  }
+}
+
+template <typename State, typename G, bool kDamped>
+static void mix_with(const Tile& t) {
+  constexpr int64_t L = Traits<State>::lanes;
+  for (int64_t start = 0; start < t.count; start += kBlock) {
+    const int64_t count = t.count - start < kBlock ? t.count - start : kBlock;
+    Work<State> total[kBlock];
+    int k = 0;
+    for (; k + 4 <= t.n; k += 4) mix_block<State, G, 4, kDamped>(t, k, start, count, total, k > 0);
+    if (k + 2 <= t.n) {
+      mix_block<State, G, 2, kDamped>(t, k, start, count, total, k > 0);
+      k += 2;
+    }
+    if (k < t.n) mix_block<State, G, 1, kDamped>(t, k, start, count, total, k > 0);
+    for (int64_t i = 0; i < count; i += L) put<State>(t, start + i, load(total + i), count - i);
+  }
+}
+
+template <typename State, typename G>
+static void mix_of(const Tile& t) {
+  if (t.damping != 0)
+    mix_with<State, G, true>(t);
+  else
+    mix_with<State, G, false>(t);
+}
+
+// Fixed-point step: the norms, and x + beta (f - x), from one reading. Without f, x_next is x.
+template <typename State>
+static void relax_of(const Tile& t) {
+  using W = Work<State>;
+  using Vec = typename Traits<State>::Vec;
+  constexpr int64_t L = Traits<State>::lanes;
+  const State* f = (const State*)t.f;
+  const W* x = (const W*)t.x;
+  const W beta = (W)(1 - t.damping);
+  t.sums[0] = t.sums[1] = 0;
+  for (int64_t start = 0; start < t.count; start += kBlock) {
+    const int64_t count = t.count - start < kBlock ? t.count - start : kBlock;
+    Vec gg = {}, ff = {};
+    for (int64_t i = 0; i < count; i += L) {
+      const int64_t n = count - i;
+      const Vec xv = n >= L ? load(x + start + i) : load_part(x + start + i, n, 0);
+      const Vec fv = !f ? xv : n >= L ? load(f + start + i) : load_part(f + start + i, n, 0);
+      const Vec gv = fv - xv;
+      gg += gv * gv;
+      ff += fv * fv;
+      if (t.x_next) put<State>(t, start + i, t.damping != 0 ? xv + beta * gv : fv, n);
+    }
+    t.sums[0] += sum(gg);
+    t.sums[1] += sum(ff);
+  }
+}
+
+static void residual(const Tile& t) {
+  const bool half = t.history == Type::bf16;
+  switch (t.state) {
+    case Type::f32: return half ? residual_of<float, Bf16>(t) : residual_of<float, float>(t);
+    case Type::f64: return residual_of<double, double>(t);
+    case Type::bf16: return half ? residual_of<Bf16, Bf16>(t) : residual_of<Bf16, float>(t);
+    case Type::f16: return half ? residual_of<Fp16, Bf16>(t) : residual_of<Fp16, float>(t);
+  }
+}
+
+static void mix(const Tile& t) {
+  const bool half = t.history == Type::bf16;
+  switch (t.state) {
+    case Type::f32: return half ? mix_of<float, Bf16>(t) : mix_of<float, float>(t);
+    case Type::f64: return mix_of<double, double>(t);
+    case Type::bf16: return half ? mix_of<Bf16, Bf16>(t) : mix_of<Bf16, float>(t);
+    case Type::f16: return half ? mix_of<Fp16, Bf16>(t) : mix_of<Fp16, float>(t);
+  }
+}
+
+static void relax(const Tile& t) {
+  switch (t.state) {
+    case Type::f32: return relax_of<float>(t);
+    case Type::f64: return relax_of<double>(t);
+    case Type::bf16: return relax_of<Bf16>(t);
+    case Type::f16: return relax_of<Fp16>(t);
+  }
+}
+
+}  // namespace ldeq::cpu::LDEQ_ISA

@@ -1,0 +1,116 @@
+// Per-sample stopping, status and best-so-far: what `Progress` in ldeq/solvers/solution.py does, on numbers kept in tensors.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "check.h"
+
+namespace ldeq::cpu {
+
+// Columns of `numbers` `(B, kNumbers)`, float64, and of `flags` `(B, kFlags + m)`, int64.
+enum Number : int { kResidual, kNorm, kFirstNorm, kLowest, kLast, kNumbers };
+enum Flag : int { kStatus, kIterations, kActive, kBest, kMixed, kFlags };
+enum Status : int64_t { kMaxIter, kConverged, kDiverged, kNonfinite };
+
+// Where the best value of a sample is: a slot of the ring (>= 0), the kept copy, or still the start.
+constexpr int64_t kInKept = -1, kInStart = -2;
+
+constexpr double kDivergenceFactor = 1e8;
+
+// Elements of one sample that one call of a kernel handles; the sums of tiles are added in their order, in double.
+constexpr int64_t kTile = 8192;
+
+struct Stop {
+  double tol;
+  bool relative, batch;
+};
+
+struct Measured {
+  double norm, residual;
+  bool finite() const { return std::isfinite(norm) && std::isfinite(residual); }
+};
+
+inline int64_t bytes_of(Type type) {
+  return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2;
+}
+
+inline char* at(void* base, int64_t elements, Type type) {
+  return static_cast<char*>(base) + elements * bytes_of(type);
+}
+inline const char* at(const void* base, int64_t elements, Type type) {
+  return static_cast<const char*>(base) + elements * bytes_of(type);
+}
+
+// Norm and residual in the precision of the state, so that the comparisons come out as in the reference.
+template <typename W>
+Measured measure_in(double gg, double ff, bool relative) {
+  const W norm = (W)std::sqrt(gg);
+  W residual = norm;
+  if (relative) {
+    const W size = (W)std::sqrt(ff);
+    residual = norm / (size < std::numeric_limits<W>::min() ? std::numeric_limits<W>::min() : size);
+    if (residual > std::numeric_limits<W>::max()) residual = std::numeric_limits<W>::max();
+  }
+  return {(double)norm, (double)residual};
+}
+
+inline Measured measure(Type state, double gg, double ff, bool relative) {
+  return state == Type::f64 ? measure_in<double>(gg, ff, relative) : measure_in<float>(gg, ff, relative);
+}
+
+// One value that leaves the ring as a new one takes its slot.
+struct Leaving {
+  const char* data;  // null where the slot was empty
+  char* kept;
+  int64_t bytes;  // of one sample
+};
+
+// Takes in one evaluation of sample b; afterwards flags[kActive] says whether it goes on.
+inline void record(int64_t b, double* numbers, int64_t* flags, const Measured& now, int64_t slot, bool batch_converged,
+                   const Stop& stop, const Leaving& leaving) {
+  if (flags[kIterations] == 0) numbers[kFirstNorm] = now.norm;
+  const bool active = flags[kActive] != 0, finite = now.finite();
+  const bool better = active && finite && now.residual < numbers[kResidual];
+  if (better) {
+    numbers[kResidual] = now.residual;
+    numbers[kNorm] = now.norm;
+    flags[kBest] = slot;
+  } else if (flags[kBest] == slot) {
+    // The only copy of the best: made when its slot is taken by something worse.
+    std::memcpy(leaving.kept + b * leaving.bytes, leaving.data + b * leaving.bytes, leaving.bytes);
+    flags[kBest] = kInKept;
+  }
+  if (!active) return;
+  flags[kIterations] += 1;
+  numbers[kLast] = now.residual;
+  const bool converged = stop.batch ? batch_converged : finite && now.residual <= stop.tol;
+  const bool diverged = finite && now.norm > kDivergenceFactor * numbers[kFirstNorm];
+  if (converged) flags[kStatus] = kConverged;
+  if (diverged) flags[kStatus] = kDiverged;
+  if (!finite) flags[kStatus] = kNonfinite;
+  if (converged || diverged || !finite) flags[kActive] = 0;
+}
+
+// Whether the mean residual of the batch meets the tolerance (the published loop's stop).
+inline bool batch_converged(Type state, const std::vector<Measured>& all, const Stop& stop) {
+  double mean = 0;
+  for (const Measured& m : all) mean += m.residual;
+  mean /= (double)all.size();
+  return (state == Type::f64 ? mean : (double)(float)mean) <= stop.tol;
+}
+
+inline Leaving leaving_of(const std::optional<Tensor>& value, const Tensor& kept, int64_t dim) {
+  const Type type = type_of(kept, "kept");
+  const void* data = nullptr;
+  if (value) {
+    check(*value, "leaving", kept.scalar_type(), {kept.size(0), dim});
+    data = value->const_data_ptr();
+  }
+  return {static_cast<const char*>(data), static_cast<char*>(kept.mutable_data_ptr()), dim * bytes_of(type)};
+}
+
+}  // namespace ldeq::cpu

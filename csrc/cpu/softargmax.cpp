@@ -1,0 +1,125 @@
+// CPU side of soft-argmax and of the readout of normalised heatmaps.
+
+#include <memory>
+
+#include "check.h"
+
+namespace ldeq::cpu {
+namespace {
+
+using torch::stable::contiguous;
+using torch::stable::parallel_for;
+
+// Elements that are worth waking another thread for.
+constexpr int64_t kGrain = 16384;
+
+// Scratch is per call of the lambda, so per thread: maps are independent and results do not depend on their number.
+template <typename F>
+void over_maps(const Maps& m, int64_t maps, const F& f) {
+  const int64_t grain = kGrain / (m.height * m.width) + 1;
+  parallel_for(0, maps, grain, [&](int64_t begin, int64_t end) {
+    const auto scratch = std::make_unique<char[]>(scratch_bytes(m.height, m.width));
+    f(begin, end, scratch.get());
+  });
+}
+
+Maps describe(const Tensor& in, const Tensor& stats, const Tensor* beta, double eps, const Axes& axes) {
+  Maps m{};
+  m.type = type_of(in, "heatmaps");
+  m.height = in.size(2);
+  m.width = in.size(3);
+  m.channels = in.size(1);
+  m.axes = axes;
+  m.eps = eps;
+  m.beta = beta ? beta->const_data_ptr() : nullptr;
+  m.beta_stride = beta && beta->numel() > 1 ? 1 : 0;
+  m.in = in.const_data_ptr();
+  m.stats = static_cast<double*>(stats.mutable_data_ptr());
+  return m;
+}
+
+void check_maps(const Tensor& maps, const char* name) {
+  STD_TORCH_CHECK(maps.dim() == 4 && maps.size(2) > 0 && maps.size(3) > 0, name,
+                  " must have shape (B, K, H, W) with H, W >= 1");
+}
+
+Tensor contiguous_beta(const Tensor& beta, const Tensor& logits) {
+  STD_TORCH_CHECK(beta.scalar_type() == ScalarType::Double, "beta must be float64");
+  STD_TORCH_CHECK(beta.is_cpu(), "beta must be on the CPU like the logits");
+  STD_TORCH_CHECK(beta.dim() == 0 || (beta.dim() == 1 && beta.size(0) == logits.size(1)), "beta must have shape () or (K,)");
+  return contiguous(beta);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& maps, const Tensor* beta, double eps, const Axes& axes,
+                                                   bool want_heatmap) {
+  const Tensor in = contiguous(maps);
+  const int64_t b = in.size(0), k = in.size(1);
+  const ScalarType acc = accumulator(in.scalar_type());
+  Tensor heatmap = want_heatmap ? torch::stable::empty_like(in) : empty({0}, in.scalar_type(), in);
+  Tensor xy = empty({b, k, 2}, acc, in), std = empty({b, k}, acc, in), stats = empty({b, k, kStats}, ScalarType::Double, in);
+  const MapsForward a{describe(in, stats, beta, eps, axes), want_heatmap ? heatmap.mutable_data_ptr() : nullptr,
+                      xy.mutable_data_ptr(), std.mutable_data_ptr()};
+  over_maps(a.maps, b * k, [&](int64_t begin, int64_t end, void* s) { kernels().softargmax_forward(a, begin, end, s); });
+  return {heatmap, xy, std, stats};
+}
+
+std::tuple<Tensor, Tensor> backward(const std::optional<Tensor>& grad_heatmap, const std::optional<Tensor>& grad_xy,
+                                    const std::optional<Tensor>& grad_std, const Tensor& maps, const Tensor* beta,
+                                    const Tensor& stats, const Axes& axes) {
+  const Tensor in = contiguous(maps);
+  const int64_t b = in.size(0), k = in.size(1);
+  const ScalarType acc = accumulator(in.scalar_type());
+  check(stats, "stats", ScalarType::Double, {b, k, kStats});
+  std::optional<Tensor> gh, gxy, gstd;
+  if (grad_heatmap) check(*(gh = contiguous(*grad_heatmap)), "grad_heatmap", in.scalar_type(), {b, k, in.size(2), in.size(3)});
+  if (grad_xy) check(*(gxy = contiguous(*grad_xy)), "grad_xy", acc, {b, k, 2});
+  if (grad_std) check(*(gstd = contiguous(*grad_std)), "grad_std", acc, {b, k});
+  Tensor grad_in = torch::stable::empty_like(in), grad_beta = empty({b, k}, ScalarType::Double, in);
+  const auto pointer = [](const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; };
+  const MapsBackward a{describe(in, stats, beta, 0, axes), pointer(gh), pointer(gxy), pointer(gstd), grad_in.mutable_data_ptr(),
+                       static_cast<double*>(grad_beta.mutable_data_ptr())};
+  over_maps(a.maps, b * k, [&](int64_t begin, int64_t end, void* s) { kernels().softargmax_backward(a, begin, end, s); });
+  return {grad_in, grad_beta};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> softargmax_forward(const Tensor& logits, const Tensor& beta, double eps, double scale_x,
+                                                              double offset_x, double scale_y, double offset_y,
+                                                              bool want_heatmap) {
+  check_maps(logits, "logits");
+  const Tensor b = contiguous_beta(beta, logits);
+  return forward(logits, &b, eps, {scale_x, offset_x, scale_y, offset_y}, want_heatmap);
+}
+
+std::tuple<Tensor, Tensor> softargmax_backward(std::optional<Tensor> grad_heatmap, std::optional<Tensor> grad_xy,
+                                               std::optional<Tensor> grad_std, const Tensor& logits, const Tensor& beta,
+                                               const Tensor& stats, double scale_x, double offset_x, double scale_y,
+                                               double offset_y) {
+  check_maps(logits, "logits");
+  const Tensor b = contiguous_beta(beta, logits);
+  return backward(grad_heatmap, grad_xy, grad_std, logits, &b, stats, {scale_x, offset_x, scale_y, offset_y});
+}
+
+std::tuple<Tensor, Tensor, Tensor> heatmap_readout_forward(const Tensor& heatmap, double eps, double scale_x, double offset_x,
+                                                           double scale_y, double offset_y) {
+  check_maps(heatmap, "heatmap");
+  auto [unused, xy, std, stats] = forward(heatmap, nullptr, eps, {scale_x, offset_x, scale_y, offset_y}, false);
+  return {xy, std, stats};
+}
+
+Tensor heatmap_readout_backward(std::optional<Tensor> grad_xy, std::optional<Tensor> grad_std, const Tensor& heatmap,
+                                const Tensor& stats, double scale_x, double offset_x, double scale_y, double offset_y) {
+  check_maps(heatmap, "heatmap");
+  return std::get<0>(
+      backward(std::nullopt, grad_xy, grad_std, heatmap, nullptr, stats, {scale_x, offset_x, scale_y, offset_y}));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ldeq, CPU, m) {
+  m.impl("softargmax_forward", TORCH_BOX(&softargmax_forward));
+  m.impl("softargmax_backward", TORCH_BOX(&softargmax_backward));
+  m.impl("heatmap_readout_forward", TORCH_BOX(&heatmap_readout_forward));
+  m.impl("heatmap_readout_backward", TORCH_BOX(&heatmap_readout_backward));
+}
+
+}  // namespace ldeq::cpu
