@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from torch import distributed as dist
 
 from ..engine import Trainer
 from ..engine.device import resolve_device
+from ..engine.distributed import process_group
 from ..engine.settings import read
 
 
@@ -36,16 +35,9 @@ class Train:
         settings = read(self.config, self.set)
         if self.amp:
             settings = replace(settings, run=replace(settings.run, amp=self.amp))
-        distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if distributed:
-            cuda = resolve_device(settings.run.device).type == "cuda"
-            dist.init_process_group("nccl" if cuda else "gloo")
-        try:
+        with process_group(resolve_device(settings.run.device)):
             trainer = Trainer(settings)
             trainer.fit(self.resume)
             if trainer.main:
                 trainer.console.say(f"done: {trainer.folder}")
-        finally:
-            if distributed:
-                dist.destroy_process_group()
         return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import ConcatDataset, DataLoader
 
-from ..data import Augmentation, LandmarkDataset, Layout, contact_sheet, normalise, open_faces, write_image
+from ..data import contact_sheet, normalise, write_image
 from ..models import LDEQ
 from . import checkpoint
 from .checkpoint import CheckpointError
@@ -40,7 +38,8 @@ from .optimization import (
 )
 from .report import worst_faces
 from .runlog import RunLog
-from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
+from .settings import TrainSettings, from_mapping, to_mapping
+from .training_data import TrainingData
 from .weights import save_weights
 
 # Steps in a row whose loss or gradient is not finite, after which going on is no use.
@@ -80,19 +79,8 @@ class Trainer:
         self.folder = Path(run.out).expanduser()
         self.log = RunLog(self.folder / "log.jsonl")
 
-        if not settings.data.train:
-            raise SettingsError("data.train is empty; name a source, for example data.train: ['synthetic:2000']")
-        self.train_sets = [
-            self._dataset(spec, "train", settings.data.augmentation, settings.data.cache) for spec in settings.data.train
-        ]
-        self.val_sets = [self._dataset(spec, "test", None, False) for spec in settings.data.val]
-        self.layout = self._layout()
-        self.train_data: ConcatDataset[dict[str, Any]] = ConcatDataset(self.train_sets)
-        self.steps_per_epoch = len(self.train_data) // (run.batch * self.world)
-        if self.steps_per_epoch == 0:
-            raise SettingsError(
-                f"run.batch {run.batch} x {self.world} processes exceeds the {len(self.train_data)} training faces; lower it"
-            )
+        self.data = TrainingData(settings, self.rank, self.world)
+        self.layout, self.steps_per_epoch = self.data.layout, self.data.steps_per_epoch
         self.total_steps = self.steps_per_epoch * run.epochs
 
         torch.manual_seed(run.seed)
@@ -137,11 +125,9 @@ class Trainer:
         failed_save: CheckpointError | None = None
         stop = StopRequest(lambda: self.console.say("stopping after this step; once more to stop at once, unsaved"))
         with stop, self.console.training(self.total_steps, self.step) as live:
-            for dataset in self.train_sets:
-                if self.settings.data.cache:
-                    dataset.preload()
+            self.data.preload()
             while self.epoch < run.epochs:
-                for item in self._batches():
+                for item in self.data.batches(self.epoch, self.step_in_epoch, pin=self.device.type == "cuda"):
                     if self.step == 0 and self.main:
                         self._draw_first_batch(item)
                     row = self._train_step(item)
@@ -159,7 +145,7 @@ class Trainer:
                 self.epoch += 1
                 self.step_in_epoch = 0
                 last = self.epoch == run.epochs
-                if self.val_sets and (last or self.epoch % run.validate_every == 0):
+                if self.data.val_sets and (last or self.epoch % run.validate_every == 0):
                     result = self._validate()
                 if last or self.epoch % run.save_every == 0:
                     try:
@@ -211,7 +197,7 @@ class Trainer:
                 )
         for index, skipped in zip(item["index"].tolist(), item["skipped"].tolist(), strict=True):
             if skipped:
-                self.skipped.setdefault(self._describe(index, item), "could not be read")
+                self.skipped.setdefault(self.data.describe(index), "could not be read")
         with torch.no_grad():
             error = (out.landmarks - target).norm(dim=-1).mean(-1)
             left, right = self.layout.outer_eyes
@@ -230,51 +216,7 @@ class Trainer:
             "skipped_steps": float(self.bad_steps),
         }
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        """The rest of the current epoch, from `step_in_epoch` on."""
-        for dataset in self.train_sets:
-            dataset.set_epoch(self.epoch)
-        generator = torch.Generator().manual_seed(self.settings.run.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.train_data), generator=generator)
-        batch = self.settings.run.batch
-        mine = order[: self.steps_per_epoch * batch * self.world][self.rank :: self.world].tolist()
-        batches = [mine[i : i + batch] for i in range(0, len(mine), batch)][self.step_in_epoch :]
-        yield from DataLoader(
-            self.train_data,
-            batch_sampler=batches,
-            num_workers=self.settings.data.workers,
-            pin_memory=self.device.type == "cuda",
-            # A loader draws a seed whenever it starts; from the global generator a resume in mid-epoch would draw once more.
-            generator=generator,
-        )
-
     # --- parts ---
-
-    def _dataset(self, spec: str, split: str, augmentation: Augmentation | None, cache: bool) -> LandmarkDataset:
-        data = self.settings.data
-        return LandmarkDataset(
-            open_faces(spec, split),
-            self.settings.model.image_size,
-            crop=data.crop,  # type: ignore[arg-type]
-            crop_scale=data.crop_scale,
-            augmentation=augmentation,
-            seed=self.settings.run.seed,
-            cache=cache,
-            on_error="replace",
-        )
-
-    def _layout(self) -> Layout:
-        sets = [*self.train_sets, *self.val_sets]
-        layouts = {d.layout.name for d in sets}
-        if len(layouts) > 1:
-            raise SettingsError(f"data sources have different layouts ({', '.join(sorted(layouts))}); train on one of them")
-        layout = sets[0].layout
-        if layout.count != self.settings.model.landmarks:
-            raise SettingsError(
-                f"model.landmarks is {self.settings.model.landmarks} and the data has {layout.count}; set model.landmarks: "
-                f"{layout.count}"
-            )
-        return layout
 
     def _moving_average(self) -> AveragedModel | None:
         decay = self.settings.optim.ema
@@ -291,7 +233,7 @@ class Trainer:
 
     def _validate(self) -> Evaluation:
         results = []
-        for dataset in self.val_sets:
+        for dataset in self.data.val_sets:
             part = evaluate(
                 self.evaluated,
                 dataset,
@@ -315,7 +257,7 @@ class Trainer:
                 )
         score = results[0].summary["nme"]
         if self.main:
-            write_image(self.folder / "worst.png", worst_faces(results[0], self.val_sets[0], count=12))
+            write_image(self.folder / "worst.png", worst_faces(results[0], self.data.val_sets[0], count=12))
         if self.best is None or score < self.best:
             self.best = score
             if self.main:
@@ -427,14 +369,8 @@ class Trainer:
         points = [p.numpy() * self.settings.model.image_size for p in item["landmarks"]]
         write_image(self.folder / "batch.png", contact_sheet(images, points, self.layout, columns=4))
 
-    def _describe(self, index: int, item: dict[str, Any]) -> str:
-        # A batch does not say which of several sources an index belongs to; the file name is looked up where there is one.
-        if len(self.train_sets) == 1:
-            return self.train_sets[0].describe(index)
-        return f"face {index} of one of {len(self.train_sets)} sources"
-
     def _report_skipped(self) -> None:
-        listed = [s for d in self.train_sets for s in getattr(d.faces, "skipped", ())] + list(self.skipped.items())
+        listed = [s for d in self.data.train_sets for s in getattr(d.faces, "skipped", ())] + list(self.skipped.items())
         if listed and self.main:
             self.console.warn(f"{len(listed)} pictures could not be used:")
             for path, reason in listed:

@@ -285,17 +285,17 @@ import sys, torch
 from pathlib import Path
 from torch import distributed as dist
 from ldeq.engine import Trainer
+from ldeq.engine.distributed import process_group
 from ldeq.engine.settings import read
-dist.init_process_group("gloo")
-trainer = Trainer(read(Path(sys.argv[1])))
-trainer.fit("auto")
-mine = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-dist.all_gather(all_, mine)
-assert dist.get_world_size() == 2 and torch.equal(all_[0], all_[1]), "processes disagree"
-if dist.get_rank() == 0:
-    print("WEIGHTS AGREE")
-dist.destroy_process_group()
+with process_group(torch.device("cpu")):
+    trainer = Trainer(read(Path(sys.argv[1])))
+    trainer.fit("auto")
+    mine = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_, mine)
+    assert dist.get_world_size() == 2 and torch.equal(all_[0], all_[1]), "processes disagree"
+    if dist.get_rank() == 0:
+        print("WEIGHTS AGREE")
 """
 
 

@@ -1,0 +1,97 @@
+"""What a training run reads: its sources, and the order in which one process sees their faces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import ConcatDataset, DataLoader
+
+from ..data import Augmentation, LandmarkDataset, Layout, open_faces
+from .settings import SettingsError, TrainSettings
+
+
+class TrainingData:
+    """Training and validation sets of a run, and the share of one process.
+
+    Args:
+        settings: the run.
+        rank, world: which process this is, of how many.
+
+    Raises:
+        SettingsError: if sources do not fit each other, the model or the batch.
+        DataError: if a source cannot be opened.
+    """
+
+    def __init__(self, settings: TrainSettings, rank: int = 0, world: int = 1) -> None:
+        self.settings, self.rank, self.world = settings, rank, world
+        data, run = settings.data, settings.run
+        if not data.train:
+            raise SettingsError("data.train is empty; name a source, for example data.train: ['synthetic:2000']")
+        self.train_sets = [self._open(spec, "train", data.augmentation, data.cache) for spec in data.train]
+        self.val_sets = [self._open(spec, "test", None, False) for spec in data.val]
+        self.layout = self._common_layout()
+        self.joined: ConcatDataset[dict[str, Any]] = ConcatDataset(self.train_sets)
+        self.steps_per_epoch = len(self.joined) // (run.batch * world)
+        if self.steps_per_epoch == 0:
+            raise SettingsError(
+                f"run.batch {run.batch} x {world} processes exceeds the {len(self.joined)} training faces; lower it"
+            )
+
+    def preload(self) -> None:
+        """Fills the caches that were asked for, before loader processes start and would each fill their own."""
+        if self.settings.data.cache:
+            for dataset in self.train_sets:
+                dataset.preload()
+
+    def batches(self, epoch: int, first: int, *, pin: bool = False) -> Iterator[dict[str, Any]]:
+        """This process's batches of an epoch from number `first` on; the order comes from (seed, epoch) alone."""
+        for dataset in self.train_sets:
+            dataset.set_epoch(epoch)
+        run = self.settings.run
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.joined), generator=generator)
+        mine = order[: self.steps_per_epoch * run.batch * self.world][self.rank :: self.world].tolist()
+        batches = [mine[i : i + run.batch] for i in range(0, len(mine), run.batch)][first:]
+        yield from DataLoader(
+            self.joined,
+            batch_sampler=batches,
+            num_workers=self.settings.data.workers,
+            pin_memory=pin,
+            # A loader draws a seed whenever it starts; from the global generator a resume in mid-epoch would draw once more.
+            generator=generator,
+        )
+
+    def describe(self, index: int) -> str:
+        """The file of a face, by its number in its source."""
+        if len(self.train_sets) == 1:
+            return self.train_sets[0].describe(index)
+        # A batch does not say which of several sources a number belongs to.
+        return f"face {index} of one of {len(self.train_sets)} sources"
+
+    def _open(self, spec: str, split: str, augmentation: Augmentation | None, cache: bool) -> LandmarkDataset:
+        data = self.settings.data
+        return LandmarkDataset(
+            open_faces(spec, split),
+            self.settings.model.image_size,
+            crop=data.crop,  # type: ignore[arg-type]
+            crop_scale=data.crop_scale,
+            augmentation=augmentation,
+            seed=self.settings.run.seed,
+            cache=cache,
+            on_error="replace",
+        )
+
+    def _common_layout(self) -> Layout:
+        sets = [*self.train_sets, *self.val_sets]
+        layouts = {d.layout.name for d in sets}
+        if len(layouts) > 1:
+            raise SettingsError(f"data sources have different layouts ({', '.join(sorted(layouts))}); train on one of them")
+        layout = sets[0].layout
+        if layout.count != self.settings.model.landmarks:
+            raise SettingsError(
+                f"model.landmarks is {self.settings.model.landmarks} and the data has {layout.count}; set model.landmarks: "
+                f"{layout.count}"
+            )
+        return layout
