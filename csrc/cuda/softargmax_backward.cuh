@@ -6,8 +6,9 @@
 //   dL/dz = (a r + bx (X - mx) + by (Y - my) + v ((X - mx)^2 + (Y - my)^2 - var_x - var_y)) / T,
 //   a = gx offset_x + gy offset_y,  bx = gx scale_x - 2 v mx r,  by likewise,  v = g_std scale_x / (4 sqrt((var_x + var_y) / 2)).
 //
-// Through z = exp(beta (h - max h)) it becomes dL/dh = beta z dL/dz, less the sum of it shared by the pixels at the max. That sum
-// is 0 where eps is 0 and no gradient of the heatmap itself comes in; else the max does matter.
+// Through z = exp(beta (h - max h)) it becomes dL/dh = beta z dL/dz, less the sum of it shared by the pixels at the max. What the
+// readout adds to that sum is known without summing: beta r q, q = sum p dL/dp. Summed up, its terms would cancel, and leave
+// their rounding (1e-3 of the largest gradient was seen coming for flat maps) on the max alone.
 #pragma once
 
 #include "softargmax.cuh"
@@ -36,6 +37,7 @@ template <typename T>
 struct ReadoutGradient {
   using A = Accumulate<T>;
   A mean_x, mean_y, constant, slope_x, slope_y, square;
+  A sum;  // of z dL/dz over the map
 
   __device__ __forceinline__ ReadoutGradient(const SoftargmaxBackward<T>& p, int64_t map) {
     const A* const stats = p.stats + map * kStats;
@@ -51,7 +53,12 @@ struct ReadoutGradient {
     slope_x = (grad_x * p.axes.scale_x - 2 * v * mean_x * lost) / total;
     slope_y = (grad_y * p.axes.scale_y - 2 * v * mean_y * lost) / total;
     square = v / total;
-    constant = (grad_x * p.axes.offset_x + grad_y * p.axes.offset_y) * lost / total - square * (stats[kVarX] + stats[kVarY]);
+    const A a = grad_x * p.axes.offset_x + grad_y * p.axes.offset_y, spread = stats[kVarX] + stats[kVarY];
+    constant = a * lost / total - square * spread;
+    const A q = a * (1 - lost) + grad_x * p.axes.scale_x * mean_x + grad_y * p.axes.scale_y * mean_y +
+                v * (spread - 2 * lost * (mean_x * mean_x + mean_y * mean_y));
+    // A map with a +inf has no pixel that passes a gradient on, and a sum of 0.
+    sum = total == total ? lost * q : A(0);
   }
 
   __device__ __forceinline__ A operator()(A column, A row) const {
@@ -76,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) softargmax_backward(const Softargmax
   // dL/dh but for the share of the max; held values are replaced by it, and `at_peak` remembers what they were.
   uint32_t at_peak = 0;
   static_assert(kItems <= 32, "one bit an item");
-  A sums[2] = {0, 0};  // of dL/dh, and of dL/dbeta
+  A sums[2] = {0, 0};  // of what `grad_heatmap` adds to dL/dh, and of dL/dbeta
   const auto local = [&](A(&values)[kVec], int first, A(&grads)[kVec], bool add) {
     int row = row_of(p.maps, first), column = first - row * p.maps.width;
     A extra[kVec];
@@ -86,11 +93,13 @@ __global__ void __launch_bounds__(kThreads) softargmax_backward(const Softargmax
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       const A below = below_peak<T>(values[j], peak);
-      const A dz = exponential(beta * below) * (gradient(static_cast<A>(column), static_cast<A>(row)) + extra[j]);
+      const A z = exponential(beta * below);
+      const A dz = z * (gradient(static_cast<A>(column), static_cast<A>(row)) + extra[j]);
       // A pixel below the range (masked with -inf) or a NaN takes no gradient of its own, as through clamp_min.
-      const A dh = values[j] - peak >= -Element<T>::kLargest ? beta * dz : A(0);
+      const bool in_range = values[j] - peak >= -Element<T>::kLargest;
+      const A dh = in_range ? beta * dz : A(0);
       if (add) {
-        sums[0] += dh;
+        sums[0] += in_range ? z * extra[j] : A(0);
         sums[1] += dz * below;
       }
       grads[j] = dh;
@@ -114,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) softargmax_backward(const Softargmax
   reduce_block<kThreads>(sums, Sum(), exchange, 0);
 
   // No pixel equals a NaN: the map's whole gradient is NaN then, as 0 / 0 in the reference.
-  const A share = -sums[0] / ties, elsewhere = ties > 0 ? A(0) : A(NAN);
+  const A share = -beta * (sums[0] + gradient.sum) / ties, elsewhere = ties > 0 ? A(0) : A(NAN);
   T* const out = p.grad_input + map * pixels.count;
   bit = 0;
   pixels.visit([&](A(&values)[kVec], int first) {
