@@ -128,7 +128,17 @@ template <typename F, typename G, int kN, int kVec>
 __global__ void __launch_bounds__(kStepThreads) anderson_mix(const AndersonStep<F, G> p) {
   const int64_t sample = blockIdx.x / p.tiles;
   const int tile = blockIdx.x % p.tiles;
-  if (!p.progress.active[sample]) return;
+  if (!p.progress.active[sample]) {
+    // The caller's ring moves on without this sample: its best f is saved in the step in which it stopped.
+    const int best = p.progress.best_slot[sample];
+    if (p.returns_x || best < 0 || p.progress.iterations[sample] != p.progress.step + 1) return;
+    const F* const from = pick(p.f, best);
+    for (int i = threadIdx.x; i < kTile<kVec>; i += kStepThreads) {
+      const int64_t element = int64_t{tile} * kTile<kVec> + i;
+      if (element < p.size) p.value[sample * p.size + element] = from[sample * p.size + element];
+    }
+    return;
+  }
   // With returns_x, slot 0 means that the iterate about to be overwritten is the best so far.
   const bool save = p.returns_x && p.progress.best_slot[sample] == 0;
   float alpha[kN];

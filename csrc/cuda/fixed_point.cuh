@@ -1,7 +1,7 @@
 // One step of x <- x + beta (f - x) in one pass: next iterate, residual, stopping. See ldeq/solvers/fixed_point.py.
 //
-// f and x are read once and x is written: whether the step was good is known only afterwards. The last two points are therefore
-// kept by the caller (two f, or x in two buffers in turn), and a best point is saved before its place is taken.
+// f and x are read once and x is written: whether the step was good is known only afterwards. The last points are therefore kept
+// by the caller (two f, or three x in turn), and a best point is saved before its place is taken.
 #pragma once
 
 #include "progress.cuh"
@@ -12,8 +12,9 @@ template <typename F>
 struct FixedPointStep {
   Progress progress;
   const F* f;              // (batch, size), what the cell returned
-  const F* evicted_f;      // the f of two steps ago, or null; for a value that is f
-  const float* evicted_x;  // what x_out holds so far, or null; for a value that is x
+  const F* evicted_f;      // for a value that is f: the f that leaves the ring, or null
+  const F* previous_f;     // for a value that is f: the f of the step before, or null in the first step
+  const float* evicted_x;  // for a value that is x: x_out, which still holds the iterate of two steps ago, or null
   const float* x;
   float* x_out;            // may be x, unless the value is x
   F* x_cast;               // x_out for the cell where F is not float, else null
@@ -21,7 +22,8 @@ struct FixedPointStep {
   float* partials;         // (batch, 2, tiles)
   unsigned* ticket;        // (batch), starts as 0
   int64_t size;
-  int tiles, slot;         // slot is step % 2
+  int tiles;
+  int slot, evicted_slot;  // places of the newest point and of the one that leaves: step % 2 both for f, step % 3 and the next for x
   float beta;
 };
 
@@ -44,9 +46,17 @@ __global__ void __launch_bounds__(kFixedPointThreads) fixed_point_step(const Fix
   const int tile = blockIdx.x % p.tiles;
   if (!p.progress.active[sample]) {
     if (tile == 0 && threadIdx.x == 0) repeat_trace(p.progress, sample);
+    // The caller's two f move on without this sample: its best one is saved in the step after it stopped.
+    const int best = p.progress.best_slot[sample];
+    if (p.previous_f == nullptr || best < 0 || p.progress.iterations[sample] != p.progress.step) return;
+    const F* const from = best == p.evicted_slot ? p.evicted_f : p.previous_f;
+    for (int i = threadIdx.x; i < kFixedPointTile<kVec>; i += kFixedPointThreads) {
+      const int64_t element = int64_t{tile} * kFixedPointTile<kVec> + i;
+      if (element < p.size) p.value[sample * p.size + element] = from[sample * p.size + element];
+    }
     return;
   }
-  const bool save = p.progress.best_slot[sample] == p.slot && (p.evicted_f != nullptr || p.evicted_x != nullptr);
+  const bool save = p.progress.best_slot[sample] == p.evicted_slot && (p.evicted_f != nullptr || p.evicted_x != nullptr);
   float sums[2] = {0, 0};
 #pragma unroll
   for (int round = 0; round < kFixedPointRounds; ++round) {

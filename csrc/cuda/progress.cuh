@@ -64,11 +64,10 @@ __device__ inline void repeat_trace(const Progress& p, int64_t sample) {
   if (p.trace != nullptr) p.trace[p.step * p.batch + sample] = p.trace[(p.step - 1) * p.batch + sample];
 }
 
-// Whether this block is the last of its sample to get here, the same answer for all its threads. What a block wrote before is
-// then visible to the last one. The ticket is back at 0 afterwards.
+// Whether this block is the last of its sample to get here, the same answer for all its threads. What the first thread of each
+// block wrote before is then visible to the last one. The ticket is back at 0 afterwards.
 __device__ inline bool last_to_arrive(unsigned* ticket, int blocks, unsigned& shared) {
   __threadfence();
-  __syncthreads();
   if (threadIdx.x == 0) {
     shared = atomicAdd(ticket, 1u);
     if (shared == static_cast<unsigned>(blocks) - 1) *ticket = 0;
@@ -92,26 +91,38 @@ __device__ __forceinline__ void add_partials(const float* partials, int columns,
   __syncthreads();
 }
 
-// At the end of a solve: the best point of each sample, where it was not saved before. Ring entries and value are (batch, size).
 constexpr int kMaxHistory = 16;
+
+// ring[i] for an i known at run time only: indexing would copy the array to local memory.
+template <typename S>
+__device__ __forceinline__ const S* pick(const S* const (&ring)[kMaxHistory], int i) {
+  const S* from = nullptr;
+#pragma unroll
+  for (int j = 0; j < kMaxHistory; ++j) from = j == i ? ring[j] : from;
+  return from;
+}
+
+// At the end of a solve: the best point of each sample, where it was not saved before. Ring entries and value are (batch, size).
 
 template <typename S, typename F>
 struct Finish {
   const S* ring[kMaxHistory];
   const int32_t* best_slot;
+  const int64_t* iterations;
   F* value;
   int64_t size;
   int tiles;
+  // Evaluations run, where the ring's entries are the caller's and moved on after a sample stopped: the steps then saved the best
+  // point of each sample that stopped earlier. Negative where a stopped sample's entries stand.
+  int steps;
 };
 
 template <typename S, typename F, int kThreads>
 __global__ void __launch_bounds__(kThreads) finish(const Finish<S, F> p) {
   const int64_t sample = blockIdx.x / p.tiles;
   const int tile = blockIdx.x % p.tiles, best = p.best_slot[sample];
-  if (best < 0) return;
-  const S* from = nullptr;
-#pragma unroll
-  for (int i = 0; i < kMaxHistory; ++i) from = i == best ? p.ring[i] : from;  // a run-time index would copy the array
+  if (best < 0 || (p.steps >= 0 && p.iterations[sample] < p.steps)) return;
+  const S* const from = pick(p.ring, best);
   for (int64_t i = int64_t{tile} * kThreads + threadIdx.x; i < p.size; i += int64_t{p.tiles} * kThreads) {
     p.value[sample * p.size + i] = Element<F>::store(static_cast<float>(Element<S>::load(from[sample * p.size + i])));
   }

@@ -122,6 +122,7 @@ inline void __syncwarp() { on_host::current->warp->barrier.arrive_and_wait(); }
 // The ticket's atomic below carries the ordering: ThreadSanitizer does not know stand-alone fences.
 inline void __threadfence() {}
 inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_ACQ_REL); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <typename T>
 T __ldcg(const T* at) {
   return *at;
