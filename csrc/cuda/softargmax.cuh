@@ -21,13 +21,12 @@ struct Axes {
 struct Maps {
   int64_t stride_batch, stride_channel, stride_row, stride_column;
   int channels, height, width;
-  uint64_t magic;  // ceil(2^32 / width), or 0 where height * width * width exceeds 2^32
+  uint64_t magic;  // see `division_magic`
 };
 
-inline uint64_t division_magic(int64_t height, int64_t width) {
-  const bool exact = height * width * width <= (int64_t{1} << 32);
-  return exact ? ((uint64_t{1} << 32) + width - 1) / width : 0;
-}
+// A map's pixel is divided by the width by multiplication and shift, which is exact for `divisible` maps (up to 1,625 x 1,625).
+inline uint64_t division_magic(int64_t width) { return ((uint64_t{1} << 32) + width - 1) / width; }
+inline bool divisible(int64_t height, int64_t width) { return height * width * width <= int64_t{1} << 32; }
 
 template <typename T>
 struct SoftargmaxForward {
@@ -45,7 +44,7 @@ struct SoftargmaxForward {
 };
 
 __device__ __forceinline__ int row_of(const Maps& maps, int pixel) {
-  return maps.magic != 0 ? static_cast<int>((pixel * maps.magic) >> 32) : pixel / maps.width;
+  return static_cast<int>((pixel * maps.magic) >> 32);
 }
 
 // Offset of a map's first element.
@@ -103,6 +102,8 @@ struct Pixels {
         if (first < count) body(held[r], first);
       }
     } else {
+      // Two doubles take the registers of four floats: unrolled, the loop spills on some architectures.
+#pragma unroll(sizeof(T) == 8 ? 1 : 4)
       for (int first = static_cast<int>(threadIdx.x) * kVec; first < count; first += kThreads * kVec) {
         fetch(first, held[0]);
         body(held[0], first);

@@ -1,10 +1,12 @@
 // Which kernel serves which map: the table of launch shapes, no tuning at run time.
 //
-// | pixels    | threads | held in registers |
-// | to 512    | 32      | 16 a thread       |
-// | to 4,096  | 256     | 16 a thread (64 x 64 of LDEQ: one full round of 16-byte reads) |
-// | to 16,384 | 512     | 32 a thread, 16-byte accesses and 4-byte arithmetic only |
-// | above     | 512     | none              |
+// | pixels    | threads | held in registers                                             |
+// | to 512    | 32      | 16 a thread, with 16-byte accesses only                       |
+// | to 4,096  | 256     | 16 a thread: 64 x 64 of LDEQ is one full round of 16 bytes    |
+// | to 16,384 | 512     | 32 a thread, with 16-byte accesses only                       |
+// | above     | 512     | none                                                          |
+//
+// float64 is there for checks and not for speed: nothing is held, 256 threads.
 #pragma once
 
 #include "softargmax_backward.cuh"
@@ -18,7 +20,7 @@ struct Shape {
 
 // Whether 16-byte accesses work: dense maps, whole vectors in each, aligned pointers (null ones count as aligned).
 template <typename T>
-inline bool vectors(const Maps& maps, const void* a, const void* b, const void* c = nullptr) {
+bool vectors(const Maps& maps, const void* a, const void* b, const void* c = nullptr) {
   const int64_t count = int64_t{maps.height} * maps.width;
   const bool dense = (maps.stride_column == 1 || maps.width == 1) && (maps.stride_row == maps.width || maps.height == 1);
   const int vec = 16 / sizeof(T);
@@ -29,17 +31,17 @@ inline bool vectors(const Maps& maps, const void* a, const void* b, const void* 
 template <typename T, typename Run>
 void with_shape(int64_t count, bool vectors, Run run) {
   constexpr int kVec = 16 / sizeof(T);
-  if (vectors) {
+  if constexpr (sizeof(T) == 8) {
+    vectors ? run(Shape<256, 0, kVec>()) : run(Shape<256, 0, 1>());
+  } else if (vectors) {
     if (count <= 512) return run(Shape<32, 16, kVec>());
     if (count <= 4096) return run(Shape<256, 16, kVec>());
-    if constexpr (sizeof(T) <= 4) {
-      if (count <= 16384) return run(Shape<512, 32, kVec>());
-    }
-    return run(Shape<512, 0, kVec>());
+    if (count <= 16384) return run(Shape<512, 32, kVec>());
+    run(Shape<512, 0, kVec>());
+  } else {
+    if (count <= 4096) return run(Shape<256, 16, 1>());
+    run(Shape<512, 0, 1>());
   }
-  if (count <= 512) return run(Shape<32, 16, 1>());
-  if (count <= 4096) return run(Shape<256, 16, 1>());
-  return run(Shape<512, 0, 1>());
 }
 
 template <typename T>
@@ -52,19 +54,18 @@ void launch_softargmax_forward(const SoftargmaxForward<T>& p, int64_t maps, Stre
   });
 }
 
-// Two shapes are enough here: there is nothing to write, and a second read of a small map comes from the caches.
+// Fewer shapes are enough here: there is nothing to write, and a second read of a small map comes from the caches.
 template <typename T>
 void launch_readout_forward(const SoftargmaxForward<T>& p, int64_t maps, Stream stream) {
   if (maps == 0) return;
   const auto grid = static_cast<unsigned>(maps);
-  constexpr int kVec = 16 / sizeof(T);
-  const bool held = int64_t{p.maps.height} * p.maps.width <= 4096;
-  if (vectors<T>(p.maps, p.input, nullptr)) {
-    if (held) LDEQ_LAUNCH((softargmax_forward<T, 256, 16, kVec, false>), grid, 256, stream, p);
-    if (!held) LDEQ_LAUNCH((softargmax_forward<T, 512, 0, kVec, false>), grid, 512, stream, p);
+  constexpr int kVec = 16 / sizeof(T), kItems = sizeof(T) <= 4 ? 16 : 0;
+  if (!vectors<T>(p.maps, p.input, nullptr)) {
+    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, 1, false>), grid, 256, stream, p);
+  } else if (int64_t{p.maps.height} * p.maps.width <= 4096) {
+    LDEQ_LAUNCH((softargmax_forward<T, 256, kItems, kVec, false>), grid, 256, stream, p);
   } else {
-    if (held) LDEQ_LAUNCH((softargmax_forward<T, 256, 16, 1, false>), grid, 256, stream, p);
-    if (!held) LDEQ_LAUNCH((softargmax_forward<T, 512, 0, 1, false>), grid, 512, stream, p);
+    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, kVec, false>), grid, 256, stream, p);
   }
 }
 

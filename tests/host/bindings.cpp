@@ -22,7 +22,7 @@ T* at(const py::dict& d, const char* name) {
 Maps maps_of(const py::dict& d) {
   const auto s = d["strides"].cast<std::vector<int64_t>>();
   const auto n = d["shape"].cast<std::vector<int64_t>>();
-  return {s[0], s[1], s[2], s[3], int(n[1]), int(n[2]), int(n[3]), division_magic(n[2], n[3])};
+  return {s[0], s[1], s[2], s[3], int(n[1]), int(n[2]), int(n[3]), division_magic(n[3])};
 }
 
 template <typename A>

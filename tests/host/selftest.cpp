@@ -35,7 +35,7 @@ void softargmax(int maps, int height, int width) {
   const auto grad_xy = numbers<A>(maps * 2, 3), grad_std = numbers<A>(maps, 4);
   std::vector<T> heatmap(maps * count), grad(maps * count);
   std::vector<A> xy(maps * 2), std(maps), stats(maps * kStats), parts(maps), grad_beta(1), beta{A(0.4)};
-  const Maps layout{count * maps, count, width, 1, maps, height, width, division_magic(height, width)};
+  const Maps layout{count * maps, count, width, 1, maps, height, width, division_magic(width)};
   const Axes<A> axes{1, 0, 1, 0};
   launch_softargmax_forward<T>(
       {layout, axes, A(1e-4), beta.data(), 0, input.data(), heatmap.data(), xy.data(), std.data(), stats.data()}, maps, 0);
