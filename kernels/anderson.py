@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .progress import ProgressState, record, repeat_trace
 
+# Numbers that change from step to step are not specialised: each value would be a compilation.
+
 # Elements of a tile by history length: 16 history rows of 512 are as many registers as 8 of 1024.
 TILE = {1: 2048, 2: 2048, 4: 1024, 8: 1024, 16: 512}
 WARPS = 4
@@ -63,7 +65,7 @@ class AndersonState(NamedTuple):
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "slot", "full"])
 def anderson_gram(
     fx, x, f, g, value, partials, active, best_slot, size, stride, tiles, n, slot, full, columns,
     RETURNS_X: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
@@ -102,7 +104,7 @@ def _at(vector, index, i):
     return tl.sum(tl.where(i == index, vector, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "slot", "step", "full", "last"])
 def anderson_solve(
     partials, gram, alpha, valid, mixed, lowest,
     active, status, iterations, residual, norm, first_norm, best_slot, trace,
@@ -184,7 +186,7 @@ def anderson_solve(
             tl.store(alpha + sample * m + i, weights.to(tl.float32), mask=i < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def anderson_mix(
     f, g, x, x_cast, value, alpha, active, best_slot, size, stride, m, n, beta,
     CAST: tl.constexpr, DAMPED: tl.constexpr, RETURNS_X: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
@@ -199,8 +201,10 @@ def anderson_mix(
             if tl.load(best_slot + sample) == 0:
                 tl.store(value + here, tl.load(x + here, mask=inside, other=0.0).to(value.dtype.element_ty), mask=inside)
         mixed = tl.zeros([BLOCK], tl.float32)
+        rows = tl.arange(0, N)
+        weights = tl.load(alpha + sample * m + rows, mask=rows < n, other=0.0)
         for i in tl.static_range(N):
-            weight = tl.load(alpha + sample * m + i, mask=i < n, other=0.0)
+            weight = _at(weights, i, rows)
             # Pairs that a restart dropped are not read.
             reads = inside & (weight != 0)
             damped = tl.load(f + i * stride + here, mask=reads, other=0.0).to(tl.float32)

@@ -17,7 +17,7 @@ TILE = 2048
 WARPS = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["full", "leaving"])
 def fixed_point_move(
     fx, x, x_out, x_cast, ring, value, partials, active, best_slot, size, stride, tiles, full, leaving, beta,
     CAST: tl.constexpr, RETURNS_X: tl.constexpr, BLOCK: tl.constexpr,
@@ -46,7 +46,7 @@ def fixed_point_move(
             tl.store(x_cast + here, moved.to(x_cast.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["step", "full", "slot", "leaving"])
 def fixed_point_record(
     partials, active, status, iterations, residual, norm, first_norm, best_slot, trace,
     batch, tiles, step, full, slot, leaving, tol, RELATIVE: tl.constexpr, SUM: tl.constexpr,

@@ -85,7 +85,7 @@ def problem(size: int, dtype: torch.dtype = torch.float32):
         count += 1
         out = z.float() * slope * rates + 1
         out[2] = torch.where(torch.tensor(count >= 4), math.nan, out[2])
-        out[3] = 10.0 ** (3 * count)
+        out[3] = 10.0 ** min(3 * count, 15)
         if count == 5:
             out[5] = 1e4 * out[5]
         return out.to(dtype)
@@ -99,7 +99,7 @@ def problem(size: int, dtype: torch.dtype = torch.float32):
 @pytest.mark.parametrize("size", [24, 2056])
 @pytest.mark.parametrize("solver", ["anderson", "fixed_point"])
 def test_a_whole_solve_ends_as_the_reference_does(kernels, solver, size, returns):
-    options = {"max_iter": 9, "tol": 2e-4, "returns": returns}
+    options = {"max_iter": 9, "tol": 5e-3, "stop": "absolute", "returns": returns}
     if solver == "anderson":
         options |= {"m": 3, "beta": 0.9}
         host, reference = host_anderson, anderson
