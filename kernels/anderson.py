@@ -205,8 +205,8 @@ def anderson_mix(
         weights = tl.load(alpha + sample * m + rows, mask=rows < n, other=0.0)
         for i in tl.static_range(N):
             weight = _at(weights, i, rows)
-            # Pairs that a restart dropped are not read.
-            reads = inside & (weight != 0)
+            # Pairs that a restart dropped are not read. (Compared as a block: the interpreter cannot spread a scalar's truth.)
+            reads = tl.where(inside, weight, 0.0) != 0.0
             damped = tl.load(f + i * stride + here, mask=reads, other=0.0).to(tl.float32)
             if DAMPED:
                 damped -= (1.0 - beta) * tl.load(g + i * stride + here, mask=reads, other=0.0).to(tl.float32)
