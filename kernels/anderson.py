@@ -1,9 +1,9 @@
 """One step of Anderson mixing in Triton: the formulas of ldeq/solvers/anderson.py.
 
-Three launches: `anderson_gram` streams f, x and the history once, writes g and adds up the new row of the Gram matrix by tiles;
-`anderson_solve` adds the tiles in fixed order, decides who goes on and solves for alpha; `anderson_mix` mixes. Nothing is read on
-the host and no float is added atomically: results repeat bit for bit. (The CUDA kernels solve in the first launch's last block.
-Triton has no way to show that the hand-over between blocks is right, and a launch of its own needs none.)
+Three launches: `anderson_gram` streams f, x and the history once, writes g and adds up the new row of the Gram matrix by
+tiles; `anderson_solve` adds the tiles in fixed order, decides who goes on and solves for alpha; `anderson_mix` mixes. Nothing
+is read on the host and no float is added atomically: results repeat bit for bit. (The CUDA kernels solve in the last block of the
+first launch. Triton has no way to show that the hand-over between blocks is right, and a launch of its own needs none.)
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def anderson_solve(
             a = tl.where(eye, 1.0, a * scale[:, None] * scale[None, :])
             b = tl.where(counts, scale, 0.0)
             # Cholesky, column by column; a becomes the factor in its lower triangle.
-            for k in range(0, n):
+            for k in range(n):
                 column = tl.sum(tl.where((i == k)[None, :], a, 0.0), axis=1)
                 pivot = _at(column, k, i)
                 root = tl.sqrt(tl.where(pivot < _PIVOT_FLOOR, _PIVOT_FLOOR, pivot))
@@ -171,7 +171,7 @@ def anderson_solve(
                 y = _at(b, k, i) / root
                 b = tl.where(i == k, y, b - below * y)
                 a = tl.where((i == k)[None, :], tl.where(i == k, root, below)[:, None], a - below[:, None] * below[None, :])
-            for back in range(0, n):
+            for back in range(n):
                 k = n - 1 - back
                 line = tl.sum(tl.where((i == k)[:, None], a, 0.0), axis=0)
                 w = _at(b, k, i) / _at(line, k, i)

@@ -1,7 +1,7 @@
 """One step of x <- x + beta (f - x) in Triton, with residual and stopping: see ldeq/solvers/fixed_point.py.
 
-One pass over f and x, and a launch with one program a sample that adds the tiles' sums. The last two f, or the last three x, are
-kept in a ring, so that the best point is copied only when its place is about to be taken.
+One pass over f and x, and a launch with one program a sample that adds the tiles' sums. The last two f, or the last three x,
+are kept in a ring, so that the best point is copied only when its place is about to be taken.
 """
 
 from __future__ import annotations

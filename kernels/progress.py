@@ -36,8 +36,9 @@ class ProgressState(NamedTuple):
 
         inf = float("inf")
         return cls(
-            full(1, torch.uint8), full(0, torch.int64), full(0, torch.int64), full(inf, torch.float32), full(inf, torch.float32),
-            full(0, torch.float32), full(-1, torch.int32), full(inf, torch.float32, steps, batch),
+            full(1, torch.uint8), full(0, torch.int64), full(0, torch.int64),
+            full(inf, torch.float32), full(inf, torch.float32), full(0, torch.float32),
+            full(-1, torch.int32), full(inf, torch.float32, steps, batch),
         )  # fmt: skip
 
 

@@ -220,9 +220,10 @@ def launch_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(heatmap, xy, std, stats) of maps `(B, K, H, W)`; beta is `()` or `(K,)` and unread unless `normalise`."""
     b, k, h, w = maps.shape
-    wide = {"dtype": torch.float32, "device": maps.device}
     heatmap = torch.empty(maps.shape if normalise else (0,), dtype=maps.dtype, device=maps.device)
-    xy, std, stats = torch.empty(b, k, 2, **wide), torch.empty(b, k, **wide), torch.empty(b, k, STATS, **wide)
+    xy = torch.empty(b, k, 2, dtype=torch.float32, device=maps.device)
+    std = torch.empty(b, k, dtype=torch.float32, device=maps.device)
+    stats = torch.empty(b, k, STATS, dtype=torch.float32, device=maps.device)
     if b * k:
         hold, block, warps = launch_shape(h * w)
         softargmax_forward[(b * k,)](

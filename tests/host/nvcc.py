@@ -54,7 +54,13 @@ def ptx(architecture: str) -> None:
     """Compiles to PTX, which GPUs newer than all of `ARCHITECTURES` take."""
     with tempfile.TemporaryDirectory() as folder:
         for part in range(PARTS):
-            _nvcc(f"-gencode=arch=compute_{architecture},code=compute_{architecture}", "-ptx", f"-DLDEQ_PART={part}", "-o", f"{folder}/p.ptx")
+            _nvcc(
+                f"-gencode=arch=compute_{architecture},code=compute_{architecture}",
+                "-ptx",
+                f"-DLDEQ_PART={part}",
+                "-o",
+                f"{folder}/p.ptx",
+            )
 
 
 def _nvcc(*flags: str) -> str:
@@ -67,6 +73,6 @@ def _nvcc(*flags: str) -> str:
 
 def _readable(mangled: str) -> str:
     """anderson_mix<float, float, 8, 4> for its mangled name."""
-    name = subprocess.run(["cu++filt", mangled], capture_output=True, text=True, check=True).stdout
-    name = re.sub(r"\((?:int|bool)\)", "", name.split("ldeq::", 1)[1]).rsplit(">(", 1)[0] + ">"
+    name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
+    name = name.split("ldeq::", 1)[1].rsplit(">(", 1)[0] + ">"
     return name.replace("__nv_bfloat16", "bf16").replace("__half", "half").strip()

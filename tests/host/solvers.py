@@ -44,7 +44,13 @@ class _Solve:
         return f(x.to(self.dtype).reshape(self.z0.shape)).contiguous()
 
     def solution(self, ring: list[Tensor]) -> Solution:
-        self.call("finish_x" if self.returns_x else "finish", False, {}, ring=[t.data_ptr() for t in ring], steps=-1 if self.returns_x else self.max_iter)
+        self.call(
+            "finish_x" if self.returns_x else "finish",
+            False,
+            {},
+            ring=[t.data_ptr() for t in ring],
+            steps=-1 if self.returns_x else self.max_iter,
+        )
         t = self.tensors
         return Solution(self.value, t["residual"], t["iterations"], t["status"], t["trace"])
 
@@ -107,7 +113,9 @@ def host_anderson(
         )  # fmt: skip
         if after_step is not None:
             rings = {"f": f_ring, "g": g_ring, "fx": fx}
-            after_step({**mixing, **s.tensors, **rings, "step": step, "slot": slot, "before": before, "x": s.x, "x_cast": x_cast})
+            after_step(
+                {**mixing, **s.tensors, **rings, "step": step, "slot": slot, "before": before, "x": s.x, "x_cast": x_cast}
+            )
     return s.solution([s.x] if s.returns_x else f_ring)
 
 

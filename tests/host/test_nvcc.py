@@ -1,7 +1,7 @@
 """The CUDA device code compiled by nvcc: no stack, no spills, no more registers than recorded in csrc/cuda/budgets.json.
 
-LDEQ_FULL_MATRIX=1 compiles for every architecture of the wheel, and PTX; LDEQ_RECORD=1 then writes what it finds to budgets.json,
-for a change that is meant to cost registers.
+LDEQ_FULL_MATRIX=1 compiles for every architecture of the wheel, and PTX; LDEQ_RECORD=1 then writes what it finds to
+budgets.json, for a change that is meant to cost registers.
 """
 
 import json

@@ -29,7 +29,11 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {"TSAN_OPTIONS": f"exitcode={RACE} halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
     # Address space randomisation beyond what gcc's ThreadSanitizer knows makes it abort on some kernels.
     return subprocess.run(
-        ["setarch", "-R", str(program), *arguments], capture_output=True, text=True, env={**environment, "PATH": "/usr/bin:/bin"}, check=False
+        ["setarch", "-R", str(program), *arguments],
+        capture_output=True,
+        text=True,
+        env={**environment, "PATH": "/usr/bin:/bin"},
+        check=False,
     )
 
 

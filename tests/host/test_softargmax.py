@@ -28,7 +28,18 @@ SHAPES = [
 
 def call(kernels, what: str, maps: Tensor, beta: Tensor, coords: str, eps: float, **tensors: Tensor | None) -> None:
     (scale_x, offset_x), (scale_y, offset_y) = axis(coords, maps.shape[-1]), axis(coords, maps.shape[-2])
-    names = ("heatmap", "xy", "std", "stats", "grad_heatmap", "grad_xy", "grad_std", "grad_input", "grad_beta_parts", "grad_beta")
+    names = (
+        "heatmap",
+        "xy",
+        "std",
+        "stats",
+        "grad_heatmap",
+        "grad_xy",
+        "grad_std",
+        "grad_input",
+        "grad_beta_parts",
+        "grad_beta",
+    )
     kernels.softargmax(
         what,
         str(maps.dtype).removeprefix("torch."),
@@ -75,7 +86,7 @@ def test_forward_and_backward_against_float64(kernels, shape, dtype):
     if dtype in (torch.float16, torch.float64) and shape not in SHAPES[:3]:
         pytest.skip("covered by float32 and bfloat16, whose code it shares")
     generator = torch.Generator().manual_seed(0)
-    b, k, h, w = shape
+    b, k, h, _ = shape
     maps = (4 * torch.randn(shape, generator=generator)).to(dtype)
     a = wide(dtype)
     learned = k > 1
@@ -99,7 +110,17 @@ def test_forward_and_backward_against_float64(kernels, shape, dtype):
     grad, parts, grad_beta = poisoned(*shape, dtype=dtype), poisoned(b, k, dtype=a), poisoned(beta.numel(), dtype=a)
     grads = {"grad_heatmap": gz, "grad_xy": gxy, "grad_std": gstd}
     call(
-        kernels, "backward", maps, beta, coords, eps, stats=stats, **grads, grad_input=grad, grad_beta_parts=parts, grad_beta=grad_beta
+        kernels,
+        "backward",
+        maps,
+        beta,
+        coords,
+        eps,
+        stats=stats,
+        **grads,
+        grad_input=grad,
+        grad_beta_parts=parts,
+        grad_beta=grad_beta,
     )
     close(grad, maps64.grad, TOLERANCE[dtype])
     # The sum cancels: its rounding is that of its terms, of the size of the gradients of single pixels times the logits.
@@ -158,7 +179,17 @@ def test_bad_maps_stay_confined_and_match_the_reference(kernels, size, eps):
     heatmap, xy, std, stats = forward(kernels, maps, torch.tensor(0.4), "unit", eps)
     grad, parts = poisoned(*maps.shape, dtype=torch.float32), poisoned(1, 6, dtype=torch.float32)
     call(
-        kernels, "backward", maps, torch.tensor(0.4), "unit", eps, stats=stats, grad_xy=gxy, grad_std=gstd, grad_input=grad, grad_beta_parts=parts
+        kernels,
+        "backward",
+        maps,
+        torch.tensor(0.4),
+        "unit",
+        eps,
+        stats=stats,
+        grad_xy=gxy,
+        grad_std=gstd,
+        grad_input=grad,
+        grad_beta_parts=parts,
     )
     for actual, wanted in ((heatmap, expected.heatmap), (xy, expected.xy), (std, expected.std), (grad, reference.grad)):
         wanted = wanted.detach()

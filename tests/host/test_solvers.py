@@ -9,8 +9,8 @@ from solvers import host_anderson, host_fixed_point
 from ldeq.solvers import Status, anderson, fixed_point
 from ldeq.solvers.anderson import mixing_weights
 
-# float32: the sums of a step round at 1e-7, the mixing at as much times the weights. bf16 g: the history is rounded at 4e-3, which
-# moves the weights, but not the residual.
+# float32: the sums of a step round at 1e-7, the mixing at as much times the weights. A bf16 history of g is checked against what
+# it holds.
 STEP_TOLERANCE = 1e-5
 
 # One tile and several, with and without 16-byte accesses, a tail, a single number.
@@ -54,12 +54,16 @@ def steps(kernels, size: int, m: int, beta: float, g_dtype: torch.dtype, dtype: 
             return
         stacked = torch.stack(g, 1)
         gram = stacked @ stacked.mT
-        torch.testing.assert_close(s["gram"][:, :n, :n], gram, rtol=1e-6, atol=1e-6 * float(gram.diagonal(dim1=1, dim2=2).max()))
+        torch.testing.assert_close(
+            s["gram"][:, :n, :n], gram, rtol=1e-6, atol=1e-6 * float(gram.diagonal(dim1=1, dim2=2).max())
+        )
         alpha = mixing_weights(gram, torch.ones(b, n, dtype=torch.bool), ridge)
         torch.testing.assert_close(s["alpha"][:, :n].double(), alpha, rtol=STEP_TOLERANCE, atol=STEP_TOLERANCE)
         damped = torch.stack([f.double() for f in s["f"][:n]], 1) - (1 - beta) * stacked
         wanted = (alpha.unsqueeze(-1) * damped).sum(1)
-        torch.testing.assert_close(s["x"].double(), wanted, rtol=STEP_TOLERANCE, atol=STEP_TOLERANCE * float(wanted.abs().max()))
+        torch.testing.assert_close(
+            s["x"].double(), wanted, rtol=STEP_TOLERANCE, atol=STEP_TOLERANCE * float(wanted.abs().max())
+        )
         if s["x_cast"] is not None:
             assert torch.equal(s["x_cast"], s["x"].to(dtype))
 

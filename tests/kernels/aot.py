@@ -24,19 +24,34 @@ def cases(everything: bool) -> list[tuple[str, str, str, dict[str, str], dict[st
     dtypes = ("fp32", "bf16", "fp16") if everything else ("fp32", "bf16")
     for d in dtypes:
         maps = {"maps": d, "heatmap": d, "grad_heatmap": d, "grad_maps": d}
-        for block, hold, warps in ((4096, True, 8), (4096, False, 8), *(((512, True, 1), (16384, True, 16)) if everything else ())):
+        for block, hold, warps in (
+            (4096, True, 8),
+            (4096, False, 8),
+            *(((512, True, 1), (16384, True, 16)) if everything else ()),
+        ):
             for normalise in (True, False) if everything else (True,):
                 c = {"NORMALISE": normalise, "HOLD": hold, "BLOCK": block}
                 name = f"{d} {'held' if hold else 'streamed'} {block}{'' if normalise else ' readout'}"
                 out.append((f"softargmax_forward {name}", "softargmax", "softargmax_forward", maps, c, warps))
-                out.append((f"softargmax_backward {name}", "softargmax", "softargmax_backward", maps, {**c, "HAS_HEATMAP": True}, warps))
+                out.append(
+                    (
+                        f"softargmax_backward {name}",
+                        "softargmax",
+                        "softargmax_backward",
+                        maps,
+                        {**c, "HAS_HEATMAP": True},
+                        warps,
+                    )
+                )
         for g in ("fp32", "bf16") if everything else (d,):
             for n, block in ((8, 1024), (16, 512), *(((1, 2048), (4, 1024)) if everything else ())):
                 types = {"fx": d, "f": d, "g": g, "value": d, "x_cast": d}
                 name = f"{d} g {g} m {n}"
                 c = {"RETURNS_X": False, "N": n, "BLOCK": block}
                 out.append((f"anderson_gram {name}", "anderson", "anderson_gram", types, c, 4))
-                out.append((f"anderson_mix {name}", "anderson", "anderson_mix", types, {**c, "CAST": d != "fp32", "DAMPED": True}, 4))
+                out.append(
+                    (f"anderson_mix {name}", "anderson", "anderson_mix", types, {**c, "CAST": d != "fp32", "DAMPED": True}, 4)
+                )
         types = {"fx": d, "x_cast": d, "ring": d, "value": d}
         c = {"CAST": d != "fp32", "RETURNS_X": False, "BLOCK": 2048}
         out.append((f"fixed_point_move {d}", "fixed_point", "fixed_point_move", types, c, 4))
@@ -56,13 +71,30 @@ SCALARS = {
     **dict.fromkeys(("eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"), "fp32"),
     **dict.fromkeys(("stride_b", "stride_k", "stride_h", "stride_w", "stride", "size"), "i64"),
     **dict.fromkeys(
-        ("channels", "height", "width", "beta_stride", "tiles", "n", "m", "slot", "full", "columns", "batch", "step", "last", "leaving"),
+        (
+            "channels",
+            "height",
+            "width",
+            "beta_stride",
+            "tiles",
+            "n",
+            "m",
+            "slot",
+            "full",
+            "columns",
+            "batch",
+            "step",
+            "last",
+            "leaving",
+        ),
         "i32",
     ),
 }
 
 
-def compiled(case: tuple[str, str, str, dict[str, str], dict[str, Any], int], capability: int) -> tuple[str, int, dict[str, int]]:
+def compiled(
+    case: tuple[str, str, str, dict[str, str], dict[str, Any], int], capability: int
+) -> tuple[str, int, dict[str, int]]:
     import importlib
 
     import triton

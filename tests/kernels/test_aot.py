@@ -1,7 +1,7 @@
 """The Triton kernels compiled ahead of time for four generations of GPUs: no stack, and no more registers than recorded.
 
-LDEQ_FULL_MATRIX=1 compiles every type and launch shape; LDEQ_RECORD=1 writes what it finds to budgets.json, for a change that is
-meant to cost registers.
+LDEQ_FULL_MATRIX=1 compiles every type and launch shape; LDEQ_RECORD=1 then writes what it finds to budgets.json, for a change
+that is meant to cost registers.
 """
 
 import json

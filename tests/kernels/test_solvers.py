@@ -16,7 +16,9 @@ progress = pytest.importorskip("ldeq.kernels.progress")
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
-def triton_anderson(f, z0, *, m, max_iter, tol, stop, ridge=1e-8, beta=1.0, returns="f", g_dtype=torch.float32, after_step=None):
+def triton_anderson(
+    f, z0, *, m, max_iter, tol, stop, ridge=1e-8, beta=1.0, returns="f", g_dtype=torch.float32, after_step=None
+):
     state = kernels.AndersonState.fresh(z0, m, g_dtype)
     # Unwritten memory shows.
     for buffer in (state.f, state.g, state.partials, state.gram, state.alpha):
@@ -93,7 +95,16 @@ def test_each_step_against_float64(size, m, beta, dtype, g_dtype):
 
     z0 = torch.randn(b, size, generator=generator).to(dtype)
     value, p = triton_anderson(
-        lambda x: next(calls), z0, m=m, max_iter=count, tol=0.0, stop="absolute", ridge=ridge, beta=beta, g_dtype=g_dtype, after_step=check
+        lambda x: next(calls),
+        z0,
+        m=m,
+        max_iter=count,
+        tol=0.0,
+        stop="absolute",
+        ridge=ridge,
+        beta=beta,
+        g_dtype=g_dtype,
+        after_step=check,
     )
     # The best point is exactly what f returned there, also where the ring had to give it up.
     best = p.trace.argmin(0)
