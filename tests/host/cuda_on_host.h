@@ -1,9 +1,8 @@
-// Runs CUDA device code on the CPU: a CUDA thread is a std::thread, __syncthreads a std::barrier of its block, a shuffle an exchange
+// Runs CUDA device code on the CPU: a CUDA thread is a std::thread, __syncthreads a barrier of its block, a shuffle an exchange
 // among the 32 threads of its warp. Several blocks run at the same time, so that sanitizers see races between blocks too.
 #pragma once
 
 #include <atomic>
-#include <barrier>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -39,15 +38,36 @@ constexpr size_t kSharedBytes = 64 * 1024;
 inline int dropped_sync = -1;
 inline int concurrent_blocks = 2;
 
+// std::barrier of gcc 12 waits on a byte, which wakes hundreds of threads of other barriers each time.
+class Barrier {
+ public:
+  explicit Barrier(int threads) : threads_(threads) {}
+
+  void arrive_and_wait() {
+    const int phase = phase_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1, std::memory_order_release);
+      phase_.notify_all();
+    } else {
+      while (phase_.load(std::memory_order_acquire) == phase) phase_.wait(phase, std::memory_order_acquire);
+    }
+  }
+
+ private:
+  const int threads_;
+  std::atomic<int> arrived_{0}, phase_{0};
+};
+
 struct Warp {
-  std::barrier<> barrier{kWarp};
+  Barrier barrier{kWarp};
   // Two halves used in turn, so that a shuffle needs one barrier: nobody writes a half before all have read it.
   uint64_t exchange[2][kWarp];
 };
 
 struct Block {
   explicit Block(int threads) : barrier(threads), warps(threads / kWarp) {}
-  std::barrier<> barrier;
+  Barrier barrier;
   std::vector<Warp> warps;
   alignas(16) char shared[kSharedBytes];
 };

@@ -9,8 +9,8 @@ from solvers import host_anderson, host_fixed_point
 from ldeq.solvers import Status, anderson, fixed_point
 from ldeq.solvers.anderson import mixing_weights
 
-# float32: the sums of a step round at 1e-7, the mixing at as much times the weights. A bf16 history of g is checked against what
-# it holds.
+# float32: the sums of a step round at 1e-7, the mixing at as much times the weights. A bf16 history of g is checked against
+# what it holds.
 STEP_TOLERANCE = 1e-5
 
 # One tile and several, with and without 16-byte accesses, a tail, a single number.
@@ -69,8 +69,8 @@ def steps(kernels, size: int, m: int, beta: float, g_dtype: torch.dtype, dtype: 
 
     z0 = torch.randn(b, size, generator=generator).to(dtype)
     sol = host_anderson(
-        kernels, lambda x: next(calls), z0, m=m, max_iter=count, tol=0.0, stop="absolute", ridge=ridge, beta=beta, g_dtype=g_dtype,
-        copy_f=size == 37, after_step=check,
+        kernels, lambda x: next(calls), z0, m=m, max_iter=count, tol=0.0, stop="absolute", ridge=ridge, beta=beta,
+        g_dtype=g_dtype, copy_f=size == 37, after_step=check,
     )  # fmt: skip
     # The best point is exactly what f returned there, also where the ring had to give it up.
     best = sol.trace.argmin(0)
