@@ -34,6 +34,7 @@ struct AndersonStep {
 
 constexpr int kStepThreads = 256;
 constexpr int kStepRounds = 2;
+constexpr int kRows = 8;
 
 // Elements of a tile. A function of kVec alone, see above.
 template <int kVec>
@@ -68,13 +69,9 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
     const int64_t first = int64_t{tile} * kTile<kVec> + (round * kStepThreads + static_cast<int>(threadIdx.x)) * kVec;
     if (first >= p.size) break;
     const int64_t at = sample * p.size + first;
-    float f[kVec], x[kVec], others[kN][kVec];
+    float f[kVec], x[kVec];
     load<kVec>(p.f_new + at, f);
     load<kVec>(p.x + at, x);
-#pragma unroll
-    for (int i = 0; i < kN; ++i) {
-      if (i < p.n && i != p.slot) load<kVec>(p.g[i] + at, others[i]);
-    }
     if (save) {
       float old[kVec];
       load<kVec>(p.evicted + at, old);
@@ -90,12 +87,21 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
       // The Gram matrix is of what the ring holds, or it would not be one; the residual is not rounded.
       g[j] = Element<G>::load(Element<G>::store(g[j]));
     }
+    // Eight rows of the history at a time: all are asked for before the first is used, and registers do not run out.
 #pragma unroll
-    for (int i = 0; i < kN; ++i) {
-      if (i == p.slot) store<kVec>(p.g[i] + at, g);
-      if (i < p.n) {
+    for (int start = 0; start < kN; start += kRows) {
+      float others[kRows][kVec];
 #pragma unroll
-        for (int j = 0; j < kVec; ++j) sums[i] += (i == p.slot ? g[j] : others[i][j]) * g[j];
+      for (int i = 0; i < kRows; ++i) {
+        if (start + i < p.n && start + i != p.slot) load<kVec>(p.g[start + i] + at, others[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        if (start + i == p.slot) store<kVec>(p.g[start + i] + at, g);
+        if (start + i < p.n) {
+#pragma unroll
+          for (int j = 0; j < kVec; ++j) sums[start + i] += (start + i == p.slot ? g[j] : others[i][j]) * g[j];
+        }
       }
     }
   }
@@ -125,7 +131,7 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
 }
 
 template <typename F, typename G, int kN, int kVec>
-__global__ void __launch_bounds__(kStepThreads) anderson_mix(const AndersonStep<F, G> p) {
+__global__ void __launch_bounds__(kStepThreads, 1) anderson_mix(const AndersonStep<F, G> p) {
   const int64_t sample = blockIdx.x / p.tiles;
   const int tile = blockIdx.x % p.tiles;
   if (!p.progress.active[sample]) {

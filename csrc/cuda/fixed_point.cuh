@@ -40,7 +40,7 @@ struct FixedPointShared {
 };
 
 template <typename F, int kVec>
-__global__ void __launch_bounds__(kFixedPointThreads) fixed_point_step(const FixedPointStep<F> p) {
+__global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_step(const FixedPointStep<F> p) {
   LDEQ_SHARED(FixedPointShared, shared);
   const int64_t sample = blockIdx.x / p.tiles;
   const int tile = blockIdx.x % p.tiles;

@@ -118,7 +118,7 @@ struct Finish {
 };
 
 template <typename S, typename F, int kThreads>
-__global__ void __launch_bounds__(kThreads) finish(const Finish<S, F> p) {
+__global__ void __launch_bounds__(kThreads, 1) finish(const Finish<S, F> p) {
   const int64_t sample = blockIdx.x / p.tiles;
   const int tile = blockIdx.x % p.tiles, best = p.best_slot[sample];
   if (best < 0 || (p.steps >= 0 && p.iterations[sample] < p.steps)) return;

@@ -127,7 +127,7 @@ struct Pixels {
 
 // kItems 0 selects the path for maps that do not fit. kNormalise false reads maps that are normalised already.
 template <typename T, int kThreads, int kItems, int kVec, bool kNormalise>
-__global__ void __launch_bounds__(kThreads) softargmax_forward(const SoftargmaxForward<T> p) {
+__global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const SoftargmaxForward<T> p) {
   using A = Accumulate<T>;
   using Shared = Exchange<A, kThreads, 4>;
   LDEQ_SHARED(Shared, exchange);

@@ -69,7 +69,7 @@ struct ReadoutGradient {
 
 // Needs the same kThreads, kItems and kVec rules as the forward pass. Without kItems the maps are read twice.
 template <typename T, int kThreads, int kItems, int kVec>
-__global__ void __launch_bounds__(kThreads) softargmax_backward(const SoftargmaxBackward<T> p) {
+__global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const SoftargmaxBackward<T> p) {
   using A = Accumulate<T>;
   using Shared = Exchange<A, kThreads, 2>;
   LDEQ_SHARED(Shared, exchange);
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) softargmax_backward(const Softargmax
 
 // The readout's gradient does not depend on the heatmap: nothing but `grad_input` is touched.
 template <typename T, int kThreads, int kVec>
-__global__ void __launch_bounds__(kThreads) readout_backward(const SoftargmaxBackward<T> p) {
+__global__ void __launch_bounds__(kThreads, 1) readout_backward(const SoftargmaxBackward<T> p) {
   using A = Accumulate<T>;
   const int64_t map = blockIdx.x;
   const int count = p.maps.height * p.maps.width;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) readout_backward(const SoftargmaxBac
 
 // Gradient of beta from the maps' parts: one block a channel, or one in all for a single beta (`channels` 1).
 template <typename A, int kThreads>
-__global__ void __launch_bounds__(kThreads) sum_beta_gradient(const A* parts, A* grad_beta, int64_t count, int channels) {
+__global__ void __launch_bounds__(kThreads, 1) sum_beta_gradient(const A* parts, A* grad_beta, int64_t count, int channels) {
   using Shared = Exchange<A, kThreads, 1>;
   LDEQ_SHARED(Shared, exchange);
   A sum[1] = {0};
