@@ -6,13 +6,20 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint fast-test wheel bench clean
+.PHONY: demo test test-device lint wheel bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Device code on its way into ldeq: the CUDA kernels built for the CPU, the Triton kernels in the interpreter, both ahead of time.
+# A process each, since Triton takes to its interpreter when it is first imported.
+test-device: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[device]"
+	$(BIN)/python -m pytest tests/host
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

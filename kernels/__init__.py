@@ -1,1 +1,1 @@
-"""Triton kernels, one file an operator. None is part of this version: operators run on their PyTorch reference."""
+"""Triton kernels, one file an operator. `ldeq.ops` does not choose them yet: see `make test-device` for what they can do."""

@@ -1,0 +1,62 @@
+// Reductions over a block: shuffles inside a warp, shared memory across warps, in an order that depends on nothing but the
+// number of threads, so that results repeat bit for bit. Every thread gets the result.
+#pragma once
+
+#include "platform.cuh"
+
+namespace ldeq {
+
+struct Sum {
+  template <typename A>
+  __device__ __forceinline__ A operator()(A a, A b) const {
+    return a + b;
+  }
+};
+
+// Keeps a NaN from either side, as torch.amax does; fmax would lose it.
+struct Max {
+  template <typename A>
+  __device__ __forceinline__ A operator()(A a, A b) const {
+    return a != a || a > b ? a : b;
+  }
+};
+
+// Shared memory of `reduce_block`. Two halves used in turn: a warp may be one reduction ahead of another, never two.
+template <typename A, int kThreads, int kCount>
+struct Exchange {
+  A at[2][kCount][kThreads / kWarp];
+};
+
+template <typename Op, typename A>
+__device__ __forceinline__ A reduce_warp(A value, Op op) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) value = op(value, __shfl_xor_sync(kAllLanes, value, distance));
+  return value;
+}
+
+// Reduces kCount values at once. `half` alternates between calls that follow each other (0, 1, 0, ...).
+template <int kThreads, typename Op, typename A, int kCount, int kRoom>
+__device__ __forceinline__ void reduce_block(A (&values)[kCount], Op op, Exchange<A, kThreads, kRoom>& exchange, int half) {
+  static_assert(kThreads % kWarp == 0 && kThreads <= kWarp * kWarp && kCount <= kRoom, "whole warps, at most 32 of them");
+#pragma unroll
+  for (int c = 0; c < kCount; ++c) values[c] = reduce_warp(values[c], op);
+  if constexpr (kThreads > kWarp) {
+    constexpr int kWarps = kThreads / kWarp;
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    if (lane == 0) {
+#pragma unroll
+      for (int c = 0; c < kCount; ++c) exchange.at[half][c][warp] = values[c];
+    }
+    __syncthreads();
+    // Few enough to be read by every thread in order: a second tree of shuffles would cost more than it saves.
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      A total = exchange.at[half][c][0];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) total = op(total, exchange.at[half][c][w]);
+      values[c] = total;
+    }
+  }
+}
+
+}  // namespace ldeq

@@ -1,0 +1,101 @@
+// Which kernel serves which map: the table of launch shapes, no tuning at run time.
+//
+// | pixels    | threads | held in registers                                             |
+// | to 512    | 32      | 16 a thread, with 16-byte accesses only                       |
+// | to 4,096  | 256     | 16 a thread: 64 x 64 of LDEQ is one full round of 16 bytes    |
+// | to 16,384 | 512     | 32 a thread, with 16-byte accesses only                       |
+// | above     | 512     | none                                                          |
+//
+// float64 is there for checks and not for speed: nothing is held, 256 threads.
+#pragma once
+
+#include "softargmax_backward.cuh"
+
+namespace ldeq {
+
+template <int kThreads_, int kItems_, int kVec_>
+struct Shape {
+  static constexpr int kThreads = kThreads_, kItems = kItems_, kVec = kVec_;
+};
+
+// Whether 16-byte accesses work: dense maps, whole vectors in each, aligned pointers (null ones count as aligned).
+template <typename T>
+bool vectors(const Maps& maps, const void* a, const void* b, const void* c = nullptr) {
+  const int64_t count = int64_t{maps.height} * maps.width;
+  const bool dense = (maps.stride_column == 1 || maps.width == 1) && (maps.stride_row == maps.width || maps.height == 1);
+  const int vec = 16 / sizeof(T);
+  const bool whole = count % vec == 0 && maps.stride_batch % vec == 0 && maps.stride_channel % vec == 0;
+  return dense && whole && aligned(a, 16) && aligned(b, 16) && aligned(c, 16);
+}
+
+template <typename T, typename Run>
+void with_shape(int64_t count, bool vectors, Run run) {
+  constexpr int kVec = 16 / sizeof(T);
+  if constexpr (sizeof(T) == 8) {
+    vectors ? run(Shape<256, 0, kVec>()) : run(Shape<256, 0, 1>());
+  } else if (vectors) {
+    if (count <= 512) return run(Shape<32, 16, kVec>());
+    if (count <= 4096) return run(Shape<256, 16, kVec>());
+    if (count <= 16384) return run(Shape<512, 32, kVec>());
+    run(Shape<512, 0, kVec>());
+  } else {
+    if (count <= 4096) return run(Shape<256, 16, 1>());
+    run(Shape<512, 0, 1>());
+  }
+}
+
+template <typename T>
+void launch_softargmax_forward(const SoftargmaxForward<T>& p, int64_t maps, Stream stream) {
+  if (maps == 0) return;
+  const auto grid = static_cast<unsigned>(maps);
+  with_shape<T>(int64_t{p.maps.height} * p.maps.width, vectors<T>(p.maps, p.input, p.heatmap), [&](auto shape) {
+    using S = decltype(shape);
+    LDEQ_LAUNCH((softargmax_forward<T, S::kThreads, S::kItems, S::kVec, true>), grid, S::kThreads, stream, p);
+  });
+}
+
+// Fewer shapes are enough here: there is nothing to write, and a second read of a small map comes from the caches.
+template <typename T>
+void launch_readout_forward(const SoftargmaxForward<T>& p, int64_t maps, Stream stream) {
+  if (maps == 0) return;
+  const auto grid = static_cast<unsigned>(maps);
+  constexpr int kVec = 16 / sizeof(T), kItems = sizeof(T) <= 4 ? 16 : 0;
+  if (!vectors<T>(p.maps, p.input, nullptr)) {
+    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, 1, false>), grid, 256, stream, p);
+  } else if (int64_t{p.maps.height} * p.maps.width <= 4096) {
+    LDEQ_LAUNCH((softargmax_forward<T, 256, kItems, kVec, false>), grid, 256, stream, p);
+  } else {
+    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, kVec, false>), grid, 256, stream, p);
+  }
+}
+
+template <typename T>
+void launch_softargmax_backward(const SoftargmaxBackward<T>& p, int64_t maps, Stream stream) {
+  if (maps == 0) return;
+  const auto grid = static_cast<unsigned>(maps);
+  const bool wide = vectors<T>(p.maps, p.logits, p.grad_heatmap, p.grad_input);
+  with_shape<T>(int64_t{p.maps.height} * p.maps.width, wide, [&](auto shape) {
+    using S = decltype(shape);
+    LDEQ_LAUNCH((softargmax_backward<T, S::kThreads, S::kItems, S::kVec>), grid, S::kThreads, stream, p);
+  });
+}
+
+template <typename T>
+void launch_readout_backward(const SoftargmaxBackward<T>& p, int64_t maps, Stream stream) {
+  if (maps == 0) return;
+  const auto grid = static_cast<unsigned>(maps);
+  constexpr int kVec = 16 / sizeof(T);
+  if (int64_t{p.maps.height} * p.maps.width % kVec == 0 && aligned(p.grad_input, 16)) {
+    LDEQ_LAUNCH((readout_backward<T, 256, kVec>), grid, 256, stream, p);
+  } else {
+    LDEQ_LAUNCH((readout_backward<T, 256, 1>), grid, 256, stream, p);
+  }
+}
+
+// parts (batch, channels) to grad_beta (channels), or to one number where `channels` is 1.
+template <typename A>
+void launch_sum_beta_gradient(const A* parts, A* grad_beta, int64_t count, int channels, Stream stream) {
+  LDEQ_LAUNCH((sum_beta_gradient<A, 256>), static_cast<unsigned>(channels), 256, stream, parts, grad_beta, count, channels);
+}
+
+}  // namespace ldeq

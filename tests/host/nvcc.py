@@ -1,0 +1,78 @@
+"""Compiles the CUDA device code with nvcc, which needs no GPU, and reports registers, stack and spills of every kernel."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+DEVICE_CODE = HERE.parents[1] / "csrc" / "cuda"
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+PARTS = 3
+
+Use = dict[str, int]
+
+
+def compiler() -> str | None:
+    return shutil.which("nvcc")
+
+
+def version() -> str:
+    text = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=True).stdout
+    return "nvcc " + text.rsplit(" V", 1)[-1].split()[0]
+
+
+def table(architectures: tuple[str, ...]) -> dict[str, dict[str, Use]]:
+    """{"sm_90": {kernel: {"registers": .., "stack": .., "spills": ..}}}"""
+    jobs = [(a, part) for a in architectures for part in range(PARTS)]
+    out: dict[str, dict[str, Use]] = {f"sm_{a}": {} for a in architectures}
+    with ThreadPoolExecutor(2) as pool:
+        for (a, _), found in zip(jobs, pool.map(lambda job: compile_part(*job), jobs), strict=True):
+            out[f"sm_{a}"] |= found
+    return out
+
+
+def compile_part(architecture: str, part: int) -> dict[str, Use]:
+    target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    with tempfile.TemporaryDirectory() as folder:
+        log = _nvcc(target, "-cubin", "-Xptxas", "-v", f"-DLDEQ_PART={part}", "-o", f"{folder}/part.cubin")
+    out: dict[str, Use] = {}
+    pattern = (
+        r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+        r"ptxas info\s*: Used (\d+) registers"
+    )
+    for name, stack, stores, loads, registers in re.findall(pattern, log):
+        out[_readable(name)] = {"registers": int(registers), "stack": int(stack), "spills": int(stores) + int(loads)}
+    return out
+
+
+def ptx(architecture: str) -> None:
+    """Compiles to PTX, which GPUs newer than all of `ARCHITECTURES` take."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in range(PARTS):
+            _nvcc(
+                f"-gencode=arch=compute_{architecture},code=compute_{architecture}",
+                "-ptx",
+                f"-DLDEQ_PART={part}",
+                "-o",
+                f"{folder}/p.ptx",
+            )
+
+
+def _nvcc(*flags: str) -> str:
+    command = [str(compiler()), "-std=c++17", "-O3", f"-I{DEVICE_CODE}", *flags, str(HERE / "instances.cu")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(run.stderr)
+    return run.stderr
+
+
+def _readable(mangled: str) -> str:
+    """anderson_mix<float, float, 8, 4> for its mangled name."""
+    name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
+    name = name.split("ldeq::", 1)[1].rsplit(">(", 1)[0] + ">"
+    return name.replace("__nv_bfloat16", "bf16").replace("__half", "half").strip()

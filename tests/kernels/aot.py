@@ -1,0 +1,144 @@
+"""Compiles the Triton kernels ahead of time, without a GPU, and reports registers, stack and reads of each.
+
+`python tests/kernels/aot.py [--all]` prints a JSON table; run apart from the tests, whose process has Triton's interpreter on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TARGETS = (80, 90, 100, 120)
+
+
+@dataclass
+class Case:
+    """One way to compile a kernel. `types` are those of pointers that are not listed in `POINTERS`."""
+
+    label: str
+    module: str
+    kernel: str
+    constants: dict[str, Any]
+    warps: int
+    types: dict[str, str] = field(default_factory=dict)
+    even: bool = True
+    """Sizes and strides are multiples of 16, as LDEQ's are; Triton compiles other code where they are not."""
+
+
+def cases(everything: bool) -> Iterator[Case]:
+    """Float32 and bfloat16 at LDEQ's sizes, or with ``everything`` each type and launch shape."""
+    for dtype in ("fp32", "bf16", "fp16") if everything else ("fp32", "bf16"):
+        yield from softargmax_cases(dtype, everything)
+        yield from solver_cases(dtype, everything)
+    for rows in (1, 2, 4, 8, 16) if everything else (8, 16):
+        for returns_x in (False, True) if everything else (False,):
+            constants = {"RELATIVE": True, "RETURNS_X": returns_x, "SAFEGUARDS": True, "N": rows, "SUM": 64}
+            yield Case(f"anderson_solve m {rows} x {returns_x}", "anderson", "anderson_solve", constants, 1)
+    yield Case("fixed_point_record", "fixed_point", "fixed_point_record", {"RELATIVE": True, "SUM": 64}, 1)
+    yield Case("finish", "progress", "finish", {"BLOCK": 2048}, 8)
+
+
+def softargmax_cases(dtype: str, everything: bool) -> Iterator[Case]:
+    types = dict.fromkeys(("maps", "heatmap", "grad_heatmap", "grad_maps"), dtype)
+    shapes = [(4096, True, 8), (4096, False, 8)]
+    more = [(32, True, 1), (512, True, 1), (2048, True, 4), (8192, True, 16), (16384, True, 16)]
+    for block, hold, warps in shapes + (more if everything else []):
+        for normalise in (True, False) if everything else (True,):
+            for even in (True, False) if everything else (True,):
+                constants = {"NORMALISE": normalise, "HOLD": hold, "BLOCK": block}
+                name = (
+                    f"{dtype} {'held' if hold else 'streamed'} {block}{'' if normalise else ' readout'}{'' if even else ' odd'}"
+                )
+                yield Case(f"softargmax_forward {name}", "softargmax", "softargmax_forward", constants, warps, types, even)
+                if block <= 8192:
+                    both = {**constants, "HAS_HEATMAP": True}
+                    yield Case(f"softargmax_backward {name}", "softargmax", "softargmax_backward", both, warps, types, even)
+
+
+def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
+    tiles = {8: 1024, 16: 512, **({1: 2048, 2: 2048, 4: 1024} if everything else {})}
+    for g in ("fp32", "bf16") if everything else (dtype,):
+        types = {"fx": dtype, "f": dtype, "g": g, "value": dtype, "x_cast": dtype, "ring": dtype}
+        for rows, block in tiles.items():
+            for even in (True, False) if everything else (True,):
+                name = f"{dtype} g {g} m {rows}{'' if even else ' odd'}"
+                constants = {"RETURNS_X": False, "N": rows, "BLOCK": block}
+                yield Case(f"anderson_gram {name}", "anderson", "anderson_gram", constants, 4, types, even)
+                mix = {**constants, "CAST": dtype != "fp32", "DAMPED": True}
+                yield Case(f"anderson_mix {name}", "anderson", "anderson_mix", mix, 4, types, even)
+    for even in (True, False) if everything else (True,):
+        name = f"fixed_point_move {dtype}{'' if even else ' odd'}"
+        constants = {"CAST": dtype != "fp32", "RETURNS_X": False, "BLOCK": 2048}
+        yield Case(name, "fixed_point", "fixed_point_move", constants, 4, types, even)
+
+
+# Types of parameters that are not fp32 pointers.
+POINTERS = {
+    "active": "u8", "valid": "u8", "mixed": "u8", "status": "i64", "iterations": "i64", "best_slot": "i32", "gram": "fp64",
+}  # fmt: skip
+FLOATS = {"eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"}
+LONGS = {"stride_b", "stride_k", "stride_h", "stride_w", "stride", "size"}
+INTEGERS = {
+    "channels", "height", "width", "beta_stride", "tiles", "n", "m", "slot", "full", "columns", "batch", "step", "last",
+    "leaving",
+}  # fmt: skip
+
+
+def type_of(name: str, case: Case) -> str:
+    if name in case.constants:
+        return "constexpr"
+    if name in FLOATS or (name == "beta" and case.module != "softargmax"):
+        return "fp32"
+    if name in LONGS | INTEGERS:
+        return "i64" if name in LONGS else "i32"
+    return "*" + case.types.get(name, POINTERS.get(name, "fp32"))
+
+
+def compiled(case: Case, capability: int) -> dict[str, int]:
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = getattr(importlib.import_module(f"ldeq.kernels.{case.module}"), case.kernel)
+    signature = {name: type_of(name, case) for name in function.arg_names}
+    # torch allocates on 512 bytes: pointers are aligned to 16 at run time too.
+    even = LONGS | {"width"} if case.even else set()
+    attributes = {
+        (i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if signature[name].startswith("*") or name in even
+    }
+    source = ASTSource(function, signature, constexprs=case.constants, attrs=attributes)
+    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": case.warps})
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        report = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
+    reads = len(re.findall(r"tt\.load [^\n]*tensor<", binary.asm["ttgir"]))
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"], "block_reads": reads}
+
+
+def table(everything: bool) -> dict[str, dict[str, dict[str, int]]]:
+    """{"sm_90": {label: {"registers": .., "stack": .., "block_reads": ..}}}"""
+    jobs = [(case, capability) for capability in TARGETS for case in cases(everything)]
+    out: dict[str, dict[str, dict[str, int]]] = {f"sm_{c}": {} for c in TARGETS}
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        for (case, capability), found in zip(jobs, pool.map(compiled, *zip(*jobs, strict=True), chunksize=4), strict=True):
+            out[f"sm_{capability}"][case.label] = found
+    return out
+
+
+if __name__ == "__main__":
+    import triton
+
+    json.dump({"compiler": f"triton {triton.__version__}", "kernels": table("--all" in sys.argv)}, sys.stdout, indent=1)

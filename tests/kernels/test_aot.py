@@ -1,0 +1,56 @@
+"""The Triton kernels compiled ahead of time for four generations of GPUs: no stack, and no more registers than recorded.
+
+LDEQ_FULL_MATRIX=1 compiles every type and launch shape; LDEQ_RECORD=1 then writes what it finds to budgets.json, for a change
+that is meant to cost registers.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+BUDGETS = HERE / "budgets.json"
+
+
+def test_kernels_compile_within_their_budgets(tmp_path):
+    full = os.environ.get("LDEQ_FULL_MATRIX") == "1"
+    # A process of its own: in this one the kernels are the interpreter's. Its own cache, or nothing would be compiled.
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    run = subprocess.run(
+        [sys.executable, str(HERE / "aot.py"), *(["--all"] if full else [])],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout)
+    if full and os.environ.get("LDEQ_RECORD") == "1":
+        BUDGETS.write_text(json.dumps(found, indent=1) + "\n")
+    budgets = json.loads(BUDGETS.read_text())
+    same_compiler = budgets["compiler"] == found["compiler"]
+    for architecture, kernels in found["kernels"].items():
+        for name, use in kernels.items():
+            assert use["stack"] == 0, f"{architecture} {name} uses {use['stack']} bytes of stack"
+            # Held maps are read once: the map, and in the backward pass the gradient of the heatmap.
+            if "held" in name and "readout" not in name:
+                assert use["block_reads"] == (2 if "backward" in name else 1), f"{architecture} {name}: {use}"
+            # Another compiler may allocate differently; it may not spill.
+            if same_compiler:
+                assert use["registers"] <= budgets["kernels"][architecture][name]["registers"], f"{architecture} {name}: {use}"
+
+
+def test_every_kernel_is_compiled():
+    """A kernel that is added without a case would not be checked."""
+    pytest.importorskip("ldeq.kernels.softargmax")
+    import aot
+
+    known = {(case.module, case.kernel) for case in aot.cases(False)}
+    for module in ("softargmax", "anderson", "fixed_point", "progress"):
+        text = (HERE.parents[1] / "kernels" / f"{module}.py").read_text()
+        for block in text.split("@triton.jit")[1:]:
+            name = block.split("\ndef ", 1)[1].split("(", 1)[0]
+            helper = name.startswith("_") or name in ("record", "repeat_trace")
+            assert helper or (module, name) in known, f"{module}.{name} has no case in aot.py"
