@@ -20,7 +20,7 @@ from .progress import ProgressState, record, repeat_trace
 # Numbers that change from step to step are not specialised: each value would be a compilation.
 
 # Elements of a tile by history length: 16 history rows of 512 are as many registers as 8 of 1024.
-TILE = {1: 2048, 2: 2048, 4: 1024, 8: 1024, 16: 512}
+TILE = {1: 1024, 2: 1024, 4: 1024, 8: 1024, 16: 512}
 WARPS = 4
 
 # The constants of ldeq/solvers/anderson.py, which says where they come from.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .progress import ProgressState, record, repeat_trace
 
-TILE = 2048
+TILE = 1024
 WARPS = 4
 
 

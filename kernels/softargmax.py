@@ -11,10 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Most pixels held at once, and pixels of a block where a map has more. The backward pass spills registers with 16,384.
-HELD = 16384
-HELD_BACKWARD = 8192
-BLOCK = 4096
+# Most pixels held at once, and pixels of a block where a map has more: twice as many of either spill registers.
+HELD = 8192
+BLOCK = 2048
 
 # Saved of each map: max (0 for a map of -inf alone), sum + eps, mean and variance of column and row, pixels that share the max.
 STATS = 7
@@ -208,9 +207,9 @@ def softargmax_backward(
             tl.store(grad_maps + index * count + start + lane, out, mask=start + lane < count)
 
 
-def launch_shape(pixels: int, held: int) -> tuple[bool, int, int]:
+def launch_shape(pixels: int) -> tuple[bool, int, int]:
     """(held, pixels of a block, warps): a table rather than tuning, so that the first call is as fast as the last."""
-    if pixels <= held:
+    if pixels <= HELD:
         block = max(32, triton.next_power_of_2(pixels))
         return True, block, 1 if block <= 512 else 4 if block <= 2048 else 8 if block <= 4096 else 16
     return False, BLOCK, 8
@@ -226,7 +225,7 @@ def launch_forward(
     std = torch.empty(b, k, dtype=torch.float32, device=maps.device)
     stats = torch.empty(b, k, STATS, dtype=torch.float32, device=maps.device)
     if b * k:
-        hold, block, warps = launch_shape(h * w, HELD)
+        hold, block, warps = launch_shape(h * w)
         softargmax_forward[(b * k,)](
             maps, beta, heatmap, xy, std, stats, k, h, w, *maps.stride(), beta.ndim, eps, *axes,
             NORMALISE=normalise, HOLD=hold, BLOCK=block, num_warps=warps,
@@ -250,7 +249,7 @@ def launch_backward(
     grad_maps = torch.empty(maps.shape, dtype=maps.dtype, device=maps.device)
     parts = torch.empty(b, k, dtype=torch.float32, device=maps.device)
     if b * k:
-        hold, block, warps = launch_shape(h * w, HELD_BACKWARD)
+        hold, block, warps = launch_shape(h * w)
         softargmax_backward[(b * k,)](
             maps, beta, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std, grad_maps, parts,
             k, h, w, *maps.stride(), beta.ndim, eps, *axes,
