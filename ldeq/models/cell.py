@@ -1,22 +1,24 @@
-"""The stem and the hourglass cell of LDEQ (CVPR 2023, section 3 and appendix)."""
+r"""The stem and the hourglass cell of LDEQ (CVPR 2023, section 3 and appendix).
+
+A solve evaluates the cell many times, so what does not change within a solve is computed once (`Cell.prepare`) and what can be
+computed at a lower resolution is. For 1x1 convolutions, whose kernels are the halves of the published ones, both are exact:
+
+$$ W [z, x] + b = W_z z + (W_x x + b), \quad W [\mathrm{up}(v), s] + b = \mathrm{up}(W_v v) + (W_s s + b), $$
+
+with up the nearest upsampling. Neither concatenation is ever made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Norm = Callable[[int], nn.Module]
-
-
-def conv_block(inputs: int, outputs: int, kernel: int, norm: Norm, stride: int = 1) -> nn.Sequential:
-    """Convolution with bias -> LeakyReLU(0.01) -> normalisation, in that order; "same" padding."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
-    nn.init.xavier_normal_(conv.weight)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return nn.Sequential(conv, nn.LeakyReLU(0.01), norm(outputs))
+SLOPE = 0.01
+"""Of LeakyReLU below zero."""
 
 
 class Stem(nn.Module):
@@ -24,67 +26,205 @@ class Stem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+
+        def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+            return nn.Sequential(*_layers(inputs, outputs, kernel, stride, nn.BatchNorm2d(outputs)))
+
         self.layers = nn.Sequential(
-            conv_block(3, width // 4, 7, nn.BatchNorm2d, stride=2),
-            conv_block(width // 4, width // 2, 3, nn.BatchNorm2d),
+            block(3, width // 4, 7, stride=2),
+            block(width // 4, width // 2, 3),
             nn.MaxPool2d(2),
-            conv_block(width // 2, width, 3, nn.BatchNorm2d),
+            block(width // 2, width, 3),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
 
 
+class BlockWeights(NamedTuple):
+    """Parameters of a `Block` as its evaluations take them: in their precision, laid out for the convolution."""
+
+    kernel: Tensor
+    bias: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+class LevelWeights(NamedTuple):
+    """Parameters of a `HourglassLevel`. The kernel of `fuse` is its half for the skip, `fuse_low` that for the level below."""
+
+    skip: BlockWeights
+    down: BlockWeights
+    inner: LevelWeights | BlockWeights
+    up: BlockWeights
+    fuse_low: Tensor
+    fuse: BlockWeights
+    residual: BlockWeights
+
+
+class Injection(NamedTuple):
+    """All that an evaluation of the cell needs besides the state and the head; the same throughout a solve.
+
+    - `term`: `(B, width, h, h)`, W_x x + b of the first convolution, in the precision of the evaluations.
+    - `mix`: the first block, its kernel W_z alone.
+    - `hourglass`: the rest.
+    """
+
+    term: Tensor
+    mix: BlockWeights
+    hourglass: LevelWeights | BlockWeights
+
+
+class Block(nn.Sequential):
+    """Convolution with bias -> LeakyReLU -> GroupNorm, in that order; "same" padding."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, groups: int) -> None:
+        super().__init__(*_layers(inputs, outputs, kernel, 1, nn.GroupNorm(groups, outputs)))
+
+    def weights(self, dtype: torch.dtype, layout: torch.memory_format) -> BlockWeights:
+        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.GroupNorm, self[2])
+        bias = cast(Tensor, conv.bias)
+        return BlockWeights(
+            conv.weight.to(dtype, memory_format=layout), bias.to(dtype), norm.weight.to(dtype), norm.bias.to(dtype)
+        )
+
+    def forward(self, v: Tensor, weights: BlockWeights) -> Tensor:  # type: ignore[override]
+        return self.finish(F.conv2d(v, weights.kernel, weights.bias, padding=weights.kernel.shape[-1] // 2), weights)
+
+    def finish(self, v: Tensor, weights: BlockWeights) -> Tensor:
+        """Activation and norm of a convolution's output, which is overwritten: backward needs what came of it alone."""
+        norm = cast(nn.GroupNorm, self[2])
+        v = F.leaky_relu(v, SLOPE, inplace=True)
+        return F.group_norm(v, norm.num_groups, weights.scale, weights.shift, norm.eps)
+
+
 class HourglassLevel(nn.Module):
     """One level down and up again, around an inner module that works at half the resolution."""
 
-    def __init__(self, width: int, inner_width: int, norm: Norm, inner: nn.Module) -> None:
+    def __init__(self, width: int, inner_width: int, groups: int, inner: HourglassLevel | Block) -> None:
         super().__init__()
-        self.skip = conv_block(width, width, 3, norm)
-        self.down = conv_block(width, inner_width, 3, norm)
+        self.skip = Block(width, width, 3, groups)
+        self.down = Block(width, inner_width, 3, groups)
         self.inner = inner
-        self.up = conv_block(inner_width, width, 3, norm)
-        self.fuse = conv_block(2 * width, width, 1, norm)
-        self.residual = conv_block(width, width, 5, norm)
+        self.up = Block(inner_width, width, 3, groups)
+        self.fuse = Block(2 * width, width, 1, groups)
+        self.residual = Block(width, width, 5, groups)
 
-    def forward(self, v: Tensor) -> Tensor:
-        skip = self.skip(v)
-        low = self.up(self.inner(self.down(F.avg_pool2d(skip, 2))))
-        v = self.fuse(torch.cat((F.interpolate(low, scale_factor=2.0, mode="nearest"), skip), dim=1))
-        return v + self.residual(v)
+    def weights(self, dtype: torch.dtype, layout: torch.memory_format) -> LevelWeights:
+        fuse = self.fuse.weights(dtype, torch.preserve_format)
+        low, skip = (half.contiguous(memory_format=layout) for half in fuse.kernel.chunk(2, dim=1))
+        return LevelWeights(
+            skip=self.skip.weights(dtype, layout),
+            down=self.down.weights(dtype, layout),
+            inner=self.inner.weights(dtype, layout),
+            up=self.up.weights(dtype, layout),
+            fuse_low=low,
+            fuse=fuse._replace(kernel=skip),
+            residual=self.residual.weights(dtype, layout),
+        )
+
+    def forward(self, v: Tensor, weights: LevelWeights) -> Tensor:
+        w = weights
+        skip = self.skip(v, w.skip)
+        low = self.up(self.inner(self.down(F.avg_pool2d(skip, 2), w.down), w.inner), w.up)
+        mixed = F.conv2d(skip, w.fuse.kernel, w.fuse.bias)
+        mixed += F.interpolate(F.conv2d(low, w.fuse_low), scale_factor=2.0, mode="nearest")
+        v = self.fuse.finish(mixed, w.fuse)
+        return v + self.residual(v, w.residual)
 
 
 class Cell(nn.Module):
     """f(z, x): heatmaps `(B, K, h, h)` and stem features `(B, width, h, h)` to new heatmaps `(B, K, h, h)`.
 
     The heatmaps are exp(beta (h - max h)): peak 1, not normalised to sum one.
+
+    ```python
+    z = cell(z, x)                  # one evaluation
+    injection = cell.prepare(x)     # for many: what depends on x and on the weights alone, once
+    for _ in range(5):
+        z = cell(z, injection)
+    ```
     """
 
     def __init__(self, landmarks: int, width: int, width_increment: int, depth: int, groups: int, beta: float) -> None:
         super().__init__()
         self.beta = beta
-
-        def norm(channels: int) -> nn.Module:
-            return nn.GroupNorm(groups, channels)
-
         widths = [width + level * width_increment for level in range(depth + 1)]
-        inner: nn.Module = conv_block(widths[-1], widths[-1], 3, norm)
+        inner: HourglassLevel | Block = Block(widths[-1], widths[-1], 3, groups)
         for level in reversed(range(depth)):
-            inner = HourglassLevel(widths[level], widths[level + 1], norm, inner)
-        self.mix = conv_block(landmarks + width, width, 1, norm)
+            inner = HourglassLevel(widths[level], widths[level + 1], groups, inner)
+        self.mix = Block(landmarks + width, width, 1, groups)
         self.hourglass = inner
         self.head = nn.Conv2d(width, landmarks, 1)
         nn.init.xavier_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def logits(self, z: Tensor, x: Tensor) -> Tensor:
-        """The head's output h `(B, K, h, h)`, before the heatmap normalisation."""
-        features = self.hourglass(self.mix(torch.cat((z.to(x.dtype), x), dim=1)))
-        # The head runs in the state's precision under autocast and in a half-precision model, too: bf16 logits are off by up
-        # to 0.4 % of themselves, and the exponential turns that into an error of the heatmap that no solver can iterate away.
-        with torch.autocast(z.device.type, enabled=False):
-            return F.conv2d(features.to(z.dtype), self.head.weight.to(z.dtype), self.head.bias.to(z.dtype))  # type: ignore[union-attr]
+    def prepare(self, x: Tensor) -> Injection:
+        """The injection's part of every evaluation, and the weights as evaluations take them: cast and split.
 
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        Made where autograd records, it carries the gradients of x and of the weights, and may be shared by the solve without
+        a graph and the tracked evaluation after it. It is that of the weights and the autocast of the moment.
+
+        Args:
+            x: `(B, width, h, h)`, the stem's features.
+        """
+        dtype = x.dtype
+        if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        layout = _layout(x, dtype)
+        with _no_autocast(x):
+            mix = self.mix.weights(dtype, torch.preserve_format)
+            landmarks = self.head.out_channels
+            of_z, of_x = (
+                part.contiguous(memory_format=layout)
+                for part in mix.kernel.split((landmarks, mix.kernel.shape[1] - landmarks), dim=1)
+            )
+            term = F.conv2d(x.to(dtype, memory_format=layout), of_x, mix.bias)
+            return Injection(term, mix._replace(kernel=of_z), self.hourglass.weights(dtype, layout))
+
+    def logits(self, z: Tensor, x: Tensor | Injection) -> Tensor:
+        """The head's output h `(B, K, h, h)`, contiguous, before the heatmap normalisation."""
+        term, mix, hourglass = x if isinstance(x, Injection) else self.prepare(x)
+        # Everything is cast already, and autocast would do it again for norms (float32 on CUDA).
+        with _no_autocast(z):
+            v = F.conv2d(z.to(term.dtype, memory_format=_layout(term, term.dtype)), mix.kernel)
+            v += term
+            features = self.hourglass(self.mix.finish(v, mix), hourglass)
+            # The head runs in the state's precision under autocast and in a half-precision model, too: bf16 logits are off by
+            # up to 0.4 % of themselves, and the exponential turns that into an error of the heatmap that no solver can iterate
+            # away.
+            head = self.head
+            return F.conv2d(features.to(z.dtype), head.weight.to(z.dtype), head.bias.to(z.dtype)).contiguous()  # type: ignore[union-attr]
+
+    def forward(self, z: Tensor, x: Tensor | Injection) -> Tensor:
+        """
+        Args:
+            z: `(B, K, h, h)`.
+            x: the stem's features `(B, width, h, h)`, or what `prepare` made of them.
+        """
         h = self.logits(z, x)
-        return torch.exp(self.beta * (h - h.amax(dim=(-2, -1), keepdim=True)))
+        return (h - h.amax(dim=(-2, -1), keepdim=True)).mul_(self.beta).exp_()
+
+
+def _layers(inputs: int, outputs: int, kernel: int, stride: int, norm: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    nn.init.xavier_normal_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    # In place: training then keeps one tensor less of every block.
+    return conv, nn.LeakyReLU(SLOPE, inplace=True), norm
+
+
+def _layout(x: Tensor, dtype: torch.dtype) -> torch.memory_format:
+    """Channels-last where it was measured to pay (benchmarks/NOTES.md): oneDNN on CPUs, which has no float64.
+
+    Elsewhere as x lies, and so as the stem's weights do: the eager GroupNorm of CUDA copies to channels-first, so that there
+    a gain is not certain.
+    """
+    if x.device.type == "cpu" and dtype != torch.float64:
+        return torch.channels_last
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
+
+def _no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,8 @@ class LDEQ(nn.Module):
             if z0.shape != expected:
                 raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
             z0 = z0.to(self._state_dtype)
-        z, solution = self.deq(z0, self.stem(images))
+        injection = cast(Cell, self.deq.cell).prepare(self.stem(images))
+        z, solution = self.deq(z0, injection)
         xy, std = heatmap_readout(z, coords="unit", eps=c.eps)
         return LDEQOutput(xy, std, z, solution)
 
