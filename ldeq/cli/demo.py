@@ -61,7 +61,8 @@ class Demo:
         console.say(f"after training   NME {after.summary['nme']:.2f} %  ({after.protocol})")
         s = after.summary
         console.say(
-            f"                 FR10 {s['fr10']:.2f} %, AUC10 {s['auc10']:.3f}, {after.evaluations:.1f} cell evaluations a face"
+            f"                 FR10 {s['fr10']:.2f} %, AUC10 {s['auc10']:.3f}, "
+            f"{after.evaluations.mean():.1f} cell evaluations a face"
         )
 
         save_weights(self.out / "tiny-98-synthetic.safetensors", model, trainer.layout, trainer.settings)
@@ -123,11 +124,13 @@ def _convergence(model: LDEQ, dataset: LandmarkDataset, path: Path, steps: int =
     from matplotlib.figure import Figure
 
     images = torch.stack([dataset[i]["image"] for i in range(min(16, len(dataset)))])
-    x = model.stem.eval()(normalise(images.to(next(model.parameters()).device)))
+    injection = model.cell.prepare(model.stem.eval()(normalise(images.to(next(model.parameters()).device))))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, solver in (("fixed-point iteration", fixed_point), ("Anderson, m = 6", anderson)):
-        solution = solver(lambda z: model.deq.cell(z, x), model.initial_state(len(images)), max_iter=steps, tol=0.0, trace=True)
+        solution = solver(
+            lambda z: model.cell(z, injection), model.initial_state(len(images)), max_iter=steps, tol=0.0, trace=True
+        )
         residual = solution.trace.double().mean(1).cpu() if solution.trace is not None else torch.zeros(0)
         axes.semilogy(np.arange(1, len(residual) + 1), residual.numpy(), marker="o", label=name)
     axes.axvline(model.config.max_iter, color="gray", linestyle=":", label="budget in training")

@@ -14,6 +14,7 @@ from ..engine.console import Console
 from ..engine.device import resolve_device
 from ..engine.report import markdown_table, write_report
 from ..engine.settings import SettingsError
+from ..models import LDEQ
 
 
 @dataclass
@@ -35,6 +36,12 @@ class Eval:
     """Crop rule: hih, landmarks, rect. The one the model was trained with by default."""
     crop_scale: float | None = None
     """Side of the crop over the longer side of the box; the one the model was trained with by default."""
+    max_iter: int | None = None
+    """Cell evaluations of the solve at most; the model's own by default, as for the next two."""
+    tol: float | None = None
+    """Tolerance of the stop."""
+    stop: Literal["relative", "absolute", "landmarks"] | None = None
+    """What --tol measures: the residual, or how far the landmarks still move, in pixels of the crop."""
     report: Path | None = None
     """Folder for report.md, report.json, the error curve, the error of each landmark and the worst faces."""
     batch: int = 16
@@ -49,9 +56,10 @@ class Eval:
     def run(self) -> int:
         device = resolve_device(self.device)
         pretrained = load_pretrained(self.model, device)
+        model = _with_solver(pretrained.model, self.max_iter, self.tol, self.stop)
         dataset = LandmarkDataset(
             open_faces(self.data, self.split or "test"),
-            pretrained.model.config.image_size,
+            model.config.image_size,
             crop=self.crop or pretrained.crop_rule,  # type: ignore[arg-type]
             crop_scale=self.crop_scale or pretrained.crop_scale,
             on_error="replace",
@@ -59,7 +67,7 @@ class Eval:
         console = Console()
         with console.counting(f"{pretrained.name} on {device}", len(dataset)) as count:
             evaluation = evaluate(
-                pretrained.model,
+                model,
                 dataset,
                 batch=self.batch,
                 workers=self.workers,
@@ -77,3 +85,14 @@ class Eval:
             for path in write_report(evaluation, dataset, self.report, wanted):
                 console.say(f"wrote {path}")
         return 0
+
+
+def _with_solver(model: LDEQ, max_iter: int | None, tol: float | None, stop: str | None) -> LDEQ:
+    if stop is not None and tol is None and stop != model.config.stop:
+        raise SettingsError(
+            f"--stop {stop} needs --tol: the model's own, {model.config.tol:g}, is for --stop {model.config.stop}"
+        )
+    try:
+        return model.with_solver(max_iter=max_iter, tol=tol, stop=stop)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error

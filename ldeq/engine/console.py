@@ -98,5 +98,5 @@ def figures(row: dict[str, float]) -> str:
     """The figures of a step in a line."""
     return (
         f"loss {row['loss']:.4f}  NME {row['nme']:.2f} %  {row['images_per_s']:.1f} images/s  residual {row['residual']:.1e} "
-        f"in {row['evaluations']:.1f} evaluations  {row['memory_mb']:.0f} MB"
+        f"in {row['evaluations']:.1f} evaluations, {row['backward_evaluations']:.1f} back  {row['memory_mb']:.0f} MB"
     )

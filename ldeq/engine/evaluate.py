@@ -29,7 +29,7 @@ class Evaluation:
         errors: `(N,)` NME of each face, a fraction.
         indices: `(N,)` the faces' numbers in the data set.
         attributes: N mappings, for the subset table.
-        evaluations: mean number of cell evaluations a face took, the final one included.
+        evaluations: `(N,)` cell evaluations that each face took, those behind the solve included.
         residual: mean residual of the solves.
         skipped: (path, reason) of pictures that could not be read; they are in no figure.
     """
@@ -42,7 +42,7 @@ class Evaluation:
     errors: NDArray[np.float64]
     indices: NDArray[np.int64]
     attributes: list[Mapping[str, bool]]
-    evaluations: float
+    evaluations: NDArray[np.int64]
     residual: float
     skipped: list[tuple[str, str]]
 
@@ -67,11 +67,13 @@ def protocol_line(model: LDEQ, dataset: LandmarkDataset, images: int, weights: s
     """How a score was made, in one line: printed with every score."""
     c, layout = model.config, dataset.layout
     crop = "crops as given" if dataset.faces.record(0).precropped else f"crop {dataset.crop} x {dataset.crop_scale:g}"
-    evaluations = f"{c.max_iter} + 1" if c.final_evaluation else f"{c.max_iter}"
+    extra = (c.phantom_steps if c.gradient == "jfb" else 1) if c.final_evaluation else 0
+    evaluations = f"{c.max_iter} + {extra}" if extra else f"{c.max_iter}"
+    stop = f"landmarks moving by {c.tol:g} px" if c.stop == "landmarks" else f"{c.stop} residual {c.tol:g}"
     return (
         f"{dataset.faces.name}, {images} images, {layout.name}; NME by inter-ocular distance (outer eye corners "
         f"{layout.outer_eyes[0]}, {layout.outer_eyes[1]}) in source pixels; {crop}, {c.image_size} px; "
-        f"{c.solver}, at most {evaluations} evaluations; {weights}"
+        f"{c.solver}, at most {evaluations} evaluations, stop at {stop}; {weights}"
     )
 
 
@@ -119,6 +121,7 @@ def evaluate(
     for item in DataLoader(Subset(dataset, mine), batch_size=batch, num_workers=workers):
         with autocast(device, amp):
             out = model(normalise(item["image"].to(device)))
+        counts = model.evaluations(out.solution)[0].tolist()
         unit, size = out.landmarks.float().cpu().numpy(), dataset.size
         for i, index in enumerate(item["index"].tolist()):
             if item["skipped"][i]:
@@ -128,7 +131,7 @@ def evaluate(
             predicted.append(transform_points(to_image, unit[i] * size).astype(np.float32))
             points.append(item["points"][i].numpy())
             std.append(out.std[i].float().cpu().numpy())
-            evaluations.append(int(out.solution.iterations[i]) + int(model.config.final_evaluation))
+            evaluations.append(counts[i])
             residuals.append(float(out.solution.residual[i]))
             indices.append(index)
         done += len(item["index"])
@@ -148,7 +151,7 @@ def evaluate(
         errors=metrics.nme(np.stack(predicted), truth, normaliser),
         indices=np.array(indices, np.int64),
         attributes=[dataset.faces.record(i).attributes for i in indices],
-        evaluations=float(np.mean(evaluations)),
+        evaluations=np.array(evaluations, np.int64),
         residual=float(np.mean(residuals)),
         skipped=skipped + list(getattr(dataset.faces, "skipped", ())),
     )
@@ -176,7 +179,7 @@ def join(parts: list[Evaluation]) -> Evaluation:
         errors=gather("errors").astype(np.float64),
         indices=indices[order],
         attributes=[attributes[i] for i in order],
-        evaluations=float(np.average([p.evaluations for p in parts], weights=counts)),
+        evaluations=np.concatenate([p.evaluations for p in parts])[order],
         residual=float(np.average([p.residual for p in parts], weights=counts)),
         skipped=skipped,
     )

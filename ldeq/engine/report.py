@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import metrics
 from ..data import LandmarkDataset, contact_sheet, crop_box, crop_matrix, transform_points, warp, write_image
@@ -26,10 +27,27 @@ def markdown_table(evaluation: Evaluation, subsets: Sequence[str] | None = None)
         if name != "full" and subsets is not None and name not in subsets:
             continue
         lines.append(f"| {name} | {row['nme']:.2f} | {row['fr10']:.2f} | {row['auc10']:.4f} | {row['images']:.0f} |")
+    c = evaluation_counts(evaluation.evaluations)
+    spread = (
+        "" if c["p50"] == c["max"] else f" (half of the faces within {c['p50']}, 90 % within {c['p90']}, at most {c['max']})"
+    )
+    lines += ["", f"Cell evaluations a face: {c['mean']:.2f}{spread}."]
     if evaluation.skipped:
         lines += ["", f"{len(evaluation.skipped)} pictures could not be used and are in no figure:", ""]
         lines += [f"- `{path}`: {reason}" for path, reason in evaluation.skipped]
     return "\n".join(lines) + "\n"
+
+
+def evaluation_counts(evaluations: NDArray[np.int64]) -> dict[str, Any]:
+    """Mean, 50th and 90th percentile, largest, and how many faces took each number of evaluations."""
+    numbers, faces = np.unique(evaluations, return_counts=True)
+    return {
+        "mean": float(evaluations.mean()),
+        "p50": int(np.quantile(evaluations, 0.5, method="inverted_cdf")),
+        "p90": int(np.quantile(evaluations, 0.9, method="inverted_cdf")),
+        "max": int(evaluations.max()),
+        "faces": {str(n): int(count) for n, count in zip(numbers, faces, strict=True)},
+    }
 
 
 def worst_faces(evaluation: Evaluation, dataset: LandmarkDataset, count: int = 24, tile: int = 192) -> np.ndarray:
@@ -86,7 +104,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "protocol": evaluation.protocol,
         "subsets": evaluation.subsets,
         "landmark_errors": [round(float(v), 4) for v in evaluation.landmark_errors],
-        "cell_evaluations": evaluation.evaluations,
+        "cell_evaluations": evaluation_counts(evaluation.evaluations),
         "residual": evaluation.residual,
         "skipped": [{"path": path, "reason": reason} for path, reason in evaluation.skipped],
     }

@@ -203,13 +203,15 @@ class Trainer:
             left, right = self.layout.outer_eyes
             error = error / (target[:, left] - target[:, right]).norm(dim=-1)
         adjoint = out.solution.adjoint
+        evaluations, backward_evaluations = self.model.evaluations(out.solution, recording=True)
         return {
             "lr": lr,
             "loss": loss.item(),
             "nme": 100 * error.mean().item(),
             "grad_norm": norm.item(),
             "residual": out.solution.residual.mean().item(),
-            "evaluations": out.solution.iterations.float().mean().item() + 1,
+            "evaluations": evaluations.float().mean().item(),
+            "backward_evaluations": backward_evaluations.float().mean().item(),
             "backward_residual": adjoint.residual.mean().item() if adjoint else math.nan,
             "images_per_s": len(images) * self.world / (time.perf_counter() - begin),
             "memory_mb": memory_mb(self.device),
@@ -249,7 +251,12 @@ class Trainer:
                 part = join(parts)
             results.append(part)
             if self.main:
-                row = {"val": dataset.faces.name, "protocol": part.protocol, **part.summary}
+                row = {
+                    "val": dataset.faces.name,
+                    "protocol": part.protocol,
+                    **part.summary,
+                    "evaluations": float(part.evaluations.mean()),
+                }
                 self._log(row)
                 self.console.say(
                     f"epoch {self.epoch}: NME {part.summary['nme']:.2f} %, FR10 {part.summary['fr10']:.2f} %, AUC10 "

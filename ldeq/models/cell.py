@@ -74,6 +74,10 @@ class Injection(NamedTuple):
     mix: BlockWeights
     hourglass: LevelWeights | BlockWeights
 
+    def select(self, rows: Tensor) -> Injection:
+        """That of the samples `rows` `(n,)` int64 alone, for a solve that goes on with some of its batch."""
+        return self._replace(term=self.term.index_select(0, rows))
+
 
 class Block(nn.Sequential):
     """Convolution with bias -> LeakyReLU -> GroupNorm, in that order; "same" padding."""
@@ -144,6 +148,9 @@ class Cell(nn.Module):
     for _ in range(5):
         z = cell(z, injection)
     ```
+
+    ``cell.compile()`` fuses activations and norms by `torch.compile`, in training and in inference, and is worth its minutes of
+    compilation for long runs.
     """
 
     def __init__(self, landmarks: int, width: int, width_increment: int, depth: int, groups: int, beta: float) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
-from ..solvers.solution import RETURNS, STOP_SCOPES, STOPS, check_choice
+from ..solvers.solution import RETURNS, STOP_SCOPES, check_choice
+
+MODEL_STOPS = ("relative", "absolute", "landmarks")
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,19 @@ class LDEQConfig:
     max_iter: int = 5
     """Cell evaluations of the forward solve; one final evaluation follows."""
     tol: float = 1e-4
-    """A sample stops at this residual."""
+    """A sample stops at this residual, or motion of its landmarks, in the unit of `stop`."""
     backward_max_iter: int | None = None
     """Evaluations of the backward solve, the first of which (at zero) is free; `max_iter` if None."""
     backward_tol: float | None = None
-    """Tolerance of the backward solve; `tol` if None."""
+    """Tolerance of the backward solve, always relative; if None, `tol` where that is relative, too, else 1e-4."""
     stop: str = "relative"
-    """What `tol` measures in the forward solve, ``"relative"`` or ``"absolute"``; the backward one is always relative."""
+    """What `tol` measures in the forward solve: the residual, ``"relative"`` or ``"absolute"``, or ``"landmarks"``: how far the
+    landmarks moved since the last evaluation, in pixels of the input image, mean over the landmarks. A tenth of a pixel is far
+    below any model's error."""
     stop_scope: str = "sample"
     returns: str = "f"
     m: int = 6
-    """History of Anderson or memory of Broyden."""
+    """History of Anderson or memory of Broyden. What a solver does not know must stay at its default."""
     ridge: float = 1e-8
     """Anderson's ridge: relative from 0 upwards, absolute below 0."""
     mixing: float = 1.0
@@ -81,9 +85,26 @@ class LDEQConfig:
                 )
         check_choice("solver", self.solver, tuple(SOLVERS))
         check_choice("gradient", self.gradient, GRADIENTS)
-        check_choice("stop", self.stop, STOPS)
+        check_choice("stop", self.stop, MODEL_STOPS)
         check_choice("stop_scope", self.stop_scope, STOP_SCOPES)
         check_choice("returns", self.returns, RETURNS)
+        self._refuse_what_has_no_effect()
+
+    def _refuse_what_has_no_effect(self) -> None:
+        for name, choice, users in (
+            ("m", "solver", ("anderson", "broyden")),
+            ("mixing", "solver", ("anderson", "fixed_point")),
+            ("ridge", "solver", ("anderson",)),
+            ("safeguards", "solver", ("anderson",)),
+            ("phantom_steps", "gradient", ("jfb",)),
+            ("backward_tol", "gradient", ("implicit",)),
+        ):
+            value, default, chosen = getattr(self, name), type(self).__dataclass_fields__[name].default, getattr(self, choice)
+            if value != default and chosen not in users:
+                raise ValueError(
+                    f"{name} = {value} has no effect with {choice} {chosen!r}, only with {' or '.join(users)}; leave it at "
+                    f"{default}"
+                )
 
     @property
     def heatmap_size(self) -> int:

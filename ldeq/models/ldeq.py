@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -55,7 +56,7 @@ class LDEQ(nn.Module):
             backward_solver=_solver(
                 config,
                 config.max_iter if config.backward_max_iter is None else config.backward_max_iter,
-                config.tol if config.backward_tol is None else config.backward_tol,
+                _backward_tol(config),
                 # A gradient has no scale of its own: a mean-reduced loss would meet any absolute tolerance at once.
                 "relative",
             ),
@@ -79,11 +80,54 @@ class LDEQ(nn.Module):
     def tiny(cls, **overrides: Any) -> LDEQ:
         return cls(LDEQConfig.tiny(**overrides))
 
+    @property
+    def cell(self) -> Cell:
+        """f, in `deq`."""
+        return cast(Cell, self.deq.cell)
+
     def initial_state(self, batch: int) -> Tensor:
         """Zeros `(B, K, h, h)`, float32 (float64 in a float64 model), on the model's device."""
         c = self.config
         device = next(self.parameters()).device
         return torch.zeros(batch, c.landmarks, c.heatmap_size, c.heatmap_size, device=device, dtype=self._state_dtype)
+
+    def with_solver(
+        self, *, solver: str | None = None, max_iter: int | None = None, tol: float | None = None, stop: str | None = None
+    ) -> LDEQ:
+        """This model, its very parameters, under another solver, budget or stop; what is None stays.
+
+        Raises:
+            ValueError: as `LDEQConfig`.
+        """
+        given: dict[str, Any] = {"solver": solver, "max_iter": max_iter, "tol": tol, "stop": stop}
+        config = replace(self.config, **{name: value for name, value in given.items() if value is not None})
+        with torch.device("meta"):
+            other = LDEQ(config)
+        other.stem, other.deq.cell = self.stem, self.deq.cell
+        return other.train(self.training)
+
+    def evaluations(self, solution: Solution, recording: bool = False) -> tuple[Tensor, Tensor]:
+        """What an answer cost: evaluations of the cell, and passes back through one, per sample.
+
+        Args:
+            solution: of this model's forward; `adjoint` counts once backward has run.
+            recording: whether autograd recorded that forward.
+
+        Returns:
+            `(B,)` and `(B,)` int64. Forward counts the evaluations behind the solve, too. Backward is the vector-Jacobian
+            products, that for the weights included: as many as the backward solve has evaluations, whose first is free.
+        """
+        c = self.config
+        steps = c.phantom_steps if c.gradient == "jfb" else 1
+        tracked_anyway = recording and c.gradient != "unrolled"
+        forward = solution.iterations + (steps if c.final_evaluation or tracked_anyway else 0)
+        if not recording:
+            return forward, torch.zeros_like(forward)
+        if c.gradient == "unrolled":
+            return forward, forward
+        if c.gradient == "jfb":
+            return forward, torch.full_like(forward, steps)
+        return forward, solution.adjoint.iterations if solution.adjoint else torch.zeros_like(forward)
 
     @property
     def _state_dtype(self) -> torch.dtype:
@@ -108,10 +152,20 @@ class LDEQ(nn.Module):
             if z0.shape != expected:
                 raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
             z0 = z0.to(self._state_dtype)
-        injection = cast(Cell, self.deq.cell).prepare(self.stem(images))
-        z, solution = self.deq(z0, injection)
+        z, solution = self.deq(z0, self.cell.prepare(self.stem(images)))
         xy, std = heatmap_readout(z, coords="unit", eps=c.eps)
         return LDEQOutput(xy, std, z, solution)
+
+
+def _backward_tol(config: LDEQConfig) -> float:
+    if config.backward_tol is not None:
+        return config.backward_tol
+    return config.tol if config.stop == "relative" else LDEQConfig.tol
+
+
+def _landmarks_in_pixels(z: Tensor, eps: float, stride: int) -> Tensor:
+    """Heatmaps `(B, K, h, h)` to landmarks `(B, K, 2)` in pixels of the input image, `stride` to a pixel of the map."""
+    return stride * heatmap_readout(z, coords="pixel", eps=eps).xy
 
 
 def _solver(config: LDEQConfig, max_iter: int, tol: float, stop: str) -> Any:
@@ -122,6 +176,9 @@ def _solver(config: LDEQConfig, max_iter: int, tol: float, stop: str) -> Any:
         "stop_scope": config.stop_scope,
         "returns": config.returns,
     }
+    if stop == "landmarks":
+        stride = config.image_size // config.heatmap_size
+        options |= {"stop": "motion", "observe": partial(_landmarks_in_pixels, eps=config.eps, stride=stride)}
     if config.solver == "anderson":
         options |= {"m": config.m, "ridge": config.ridge, "beta": config.mixing, "safeguards": config.safeguards}
     elif config.solver == "broyden":

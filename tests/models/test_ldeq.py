@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_cell import block, plain_cell
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,19 +55,29 @@ def test_the_paper_model_has_its_21_8_million_parameters() -> None:
     assert (parameters(model.stem), parameters(model.deq), parameters(model)) == (403_128, 21_422_018, 21_825_146)
 
 
-def test_one_cell_evaluation_of_the_paper_takes_17_gmac() -> None:
+def test_one_cell_evaluation_of_the_paper_takes_17_gmac_and_ours_less() -> None:
     model = paper()
-    assert isinstance(model.deq.cell, nn.Module)
+    cell = model.cell
+    z0 = model.initial_state(1)
     with torch.no_grad():
         with FlopCounterMode(display=False) as stem:
             x = model.stem(images(1, 256))
-        with FlopCounterMode(display=False) as cell:
-            z = model.deq.cell(model.initial_state(1), x)
+        with FlopCounterMode(display=False) as published:
+            plain_cell(dict(cell.named_parameters()), z0, x, model.config.depth, model.config.beta)
+        with FlopCounterMode(display=False) as once:
+            injection = cell.prepare(x)
+        with FlopCounterMode(display=False) as each:
+            z = cell(z0, injection)
     assert x.shape == (1, 264, 64, 64)
     assert z.shape == (1, 98, 64, 64)
     # Two floating-point operations a MAC; the figures are given to two decimals.
     assert stem.get_total_flops() / 2e9 == pytest.approx(2.73, abs=0.005)
-    assert cell.get_total_flops() / 2e9 == pytest.approx(16.98, abs=0.005)
+    assert published.get_total_flops() / 2e9 == pytest.approx(16.98, abs=0.005)
+    # 264 x 264 x 64 x 64 once a solve; of four fuse convolutions three quarters of one half.
+    assert once.get_total_flops() / 2e9 == pytest.approx(264**2 * 64**2 / 1e9, abs=1e-6)
+    low_halves = sum((264 + 24 * level) ** 2 * (64 // 2**level) ** 2 for level in range(4)) / 1e9
+    saved = (published.get_total_flops() - each.get_total_flops()) / 2e9
+    assert saved == pytest.approx(264**2 * 64**2 / 1e9 + 0.75 * low_halves, abs=1e-6)
 
 
 def test_the_paper_model_runs_at_its_own_size() -> None:
@@ -81,8 +92,8 @@ def test_layers_come_in_the_published_order() -> None:
     model = seeded("small")
     blocks = [m for m in model.modules() if isinstance(m, nn.Sequential) and isinstance(m[0], nn.Conv2d)]
     assert len(blocks) == 3 + 1 + 3 * 5 + 1
-    for block in blocks:
-        convolution, activation, norm = block
+    for layers in blocks:
+        convolution, activation, norm = layers
         assert isinstance(convolution, nn.Conv2d)
         assert convolution.bias is not None
         assert isinstance(activation, nn.LeakyReLU)
@@ -96,28 +107,6 @@ def test_layers_come_in_the_published_order() -> None:
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.deq.modules())
 
 
-def block(weights: dict[str, Tensor], name: str, v: Tensor, norm: str, stride: int = 1) -> Tensor:
-    """conv with bias -> LeakyReLU(0.01) -> norm, from the entries of a state dict."""
-    kernel = weights[f"{name}.0.weight"]
-    v = F.conv2d(v, kernel, weights[f"{name}.0.bias"], stride, padding=(kernel.shape[-1] - 1) // 2)
-    v = torch.where(v > 0, v, 0.01 * v)
-    scale, shift = weights[f"{name}.2.weight"], weights[f"{name}.2.bias"]
-    if norm == "group":
-        return F.group_norm(v, 8, scale, shift)
-    return F.batch_norm(v, weights[f"{name}.2.running_mean"], weights[f"{name}.2.running_var"], scale, shift)
-
-
-def hourglass(weights: dict[str, Tensor], name: str, v: Tensor, depth: int) -> Tensor:
-    if depth == 0:
-        return block(weights, name, v, "group")
-    skip = block(weights, f"{name}.skip", v, "group")
-    pooled = (skip[..., ::2, ::2] + skip[..., 1::2, ::2] + skip[..., ::2, 1::2] + skip[..., 1::2, 1::2]) / 4
-    low = hourglass(weights, f"{name}.inner", block(weights, f"{name}.down", pooled, "group"), depth - 1)
-    up = block(weights, f"{name}.up", low, "group").repeat_interleave(2, -1).repeat_interleave(2, -2)
-    v = block(weights, f"{name}.fuse", torch.cat((up, skip), 1), "group")
-    return v + block(weights, f"{name}.residual", v, "group")
-
-
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_the_model_is_the_published_drawing(preset: str) -> None:
     """Stem and cell once more, from the table in the paper's facts and the weights alone."""
@@ -128,10 +117,8 @@ def test_the_model_is_the_published_drawing(preset: str) -> None:
     v = F.max_pool2d(block(weights, "stem.layers.1", v, "batch"), 2)
     x = block(weights, "stem.layers.3", v, "batch")
     z = torch.rand(2, 98, c.heatmap_size, c.heatmap_size, dtype=torch.float64)
-    features = block(weights, "deq.cell.mix", torch.cat((z, x), 1), "group")
-    features = hourglass(weights, "deq.cell.hourglass", features, c.depth)
-    h = F.conv2d(features, weights["deq.cell.head.weight"], weights["deq.cell.head.bias"])
-    expected = torch.exp(0.3 * (h - h.amax((-2, -1), keepdim=True)))
+    of_cell = {name.removeprefix("deq.cell."): value for name, value in weights.items() if name.startswith("deq.cell.")}
+    expected = plain_cell(of_cell, z, x, c.depth, 0.3)
     with torch.no_grad():
         torch.testing.assert_close(model.stem(images(2, c.image_size).double()), x, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(model.deq.cell(z, x), expected, rtol=1e-9, atol=1e-9)
@@ -182,7 +169,7 @@ def test_heatmaps_peak_at_one_and_landmarks_are_their_soft_argmax(solver: str) -
     model = seeded(solver=solver)
     with torch.inference_mode():
         out = model(images(3, 64))
-        logits = model.deq.cell.logits(out.solution.value, model.stem(images(3, 64)))  # type: ignore[attr-defined]
+        logits = model.cell.logits(out.solution.value, model.stem(images(3, 64)))
     assert (out.z.amax((-2, -1)) == 1).all()
     assert (out.z >= 0).all()
     expected = softargmax(logits, model.config.beta, coords="unit", eps=model.config.eps)
