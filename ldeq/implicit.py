@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .solvers import Solution, Status, fixed_point
+from .solvers import Injected, Solution, Status, fixed_point
 from .solvers.solution import check_choice
 
 Cell = Callable[[Tensor, Any], Tensor]
@@ -93,11 +93,11 @@ class DEQ(nn.Module):
             the state `(B, ...)` and the forward `Solution`, whose `adjoint` is filled once backward has run.
         """
         if self.gradient == "unrolled":
-            sol = self.solver(lambda z: self.cell(z, x), z0)
+            sol = self.solver(Injected(self.cell, x), z0)
             return (self.cell(sol.value, x) if self.final_evaluation else sol.value), sol
 
         with torch.no_grad():
-            sol = self.solver(lambda z: self.cell(z, x), z0)
+            sol = self.solver(Injected(self.cell, x), z0)
         recording = torch.is_grad_enabled()
         if self.gradient == "jfb" or not recording:
             z = sol.value
