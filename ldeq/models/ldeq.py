@@ -92,14 +92,26 @@ class LDEQ(nn.Module):
         return torch.zeros(batch, c.landmarks, c.heatmap_size, c.heatmap_size, device=device, dtype=self._state_dtype)
 
     def with_solver(
-        self, *, solver: str | None = None, max_iter: int | None = None, tol: float | None = None, stop: str | None = None
+        self,
+        *,
+        solver: str | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        stop: str | None = None,
+        final_evaluation: bool | None = None,
     ) -> LDEQ:
         """This model, its very parameters, under another solver, budget or stop; what is None stays.
 
         Raises:
             ValueError: as `LDEQConfig`.
         """
-        given: dict[str, Any] = {"solver": solver, "max_iter": max_iter, "tol": tol, "stop": stop}
+        given: dict[str, Any] = {
+            "solver": solver,
+            "max_iter": max_iter,
+            "tol": tol,
+            "stop": stop,
+            "final_evaluation": final_evaluation,
+        }
         config = replace(self.config, **{name: value for name, value in given.items() if value is not None})
         with torch.device("meta"):
             other = LDEQ(config)

@@ -98,6 +98,16 @@ def test_a_size_that_does_not_divide_names_the_nearest_that_does(preset: str, si
         ({"stop": "rel"}, "stop 'rel'.*relative"),
         ({"stop_scope": "mean"}, "stop_scope 'mean'.*sample"),
         ({"returns": "z"}, "returns 'z'"),
+        ({"stop": "motion"}, "stop 'motion'.*landmarks"),
+        (
+            {"solver": "fixed_point", "m": 5},
+            "m = 5 has no effect with solver 'fixed_point', only with anderson or broyden; .* 6$",
+        ),
+        ({"solver": "fixed_point", "ridge": -1e-4}, "ridge = -0.0001 has no effect .*'fixed_point', only with anderson"),
+        ({"solver": "broyden", "safeguards": False}, "safeguards = False has no effect .*'broyden', only with anderson"),
+        ({"solver": "broyden", "mixing": 0.5}, "mixing = 0.5 has no effect .*'broyden', only with anderson or fixed_point"),
+        ({"phantom_steps": 3}, "phantom_steps = 3 has no effect with gradient 'implicit', only with jfb; leave it at 1"),
+        ({"gradient": "unrolled", "backward_tol": 1e-2}, "backward_tol = 0.01 has no effect with gradient 'unrolled'"),
     ],
     ids=str,
 )
@@ -105,3 +115,18 @@ def test_bad_settings_are_refused_in_one_line_that_names_them(options: dict[str,
     with pytest.raises(ValueError, match=says) as caught:
         LDEQConfig.paper(**options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "broyden", "m": 9},
+        {"solver": "fixed_point", "mixing": 0.5},
+        {"m": 5, "ridge": 1e-6, "safeguards": False, "mixing": 0.9, "backward_tol": 1e-3},
+        {"gradient": "jfb", "phantom_steps": 3},
+        {"stop": "landmarks", "tol": 0.25},
+    ],
+    ids=str,
+)
+def test_settings_that_have_an_effect_are_taken(options: dict[str, Any]) -> None:
+    assert fields(LDEQConfig.paper(**options), " ".join(options)) == options

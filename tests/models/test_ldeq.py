@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import itertools
 from functools import cache
@@ -279,6 +280,108 @@ def test_other_precisions_stay_near_float32(dtype: torch.dtype, how: str) -> Non
     # In units of the crop, with heatmaps that fill it (std 0.28): twice what was seen with 8, 11 and 24 bits.
     atol = {torch.bfloat16: 0.02, torch.float16: 0.002, torch.float64: 2e-6}[dtype]
     torch.testing.assert_close(out.landmarks.float(), exact.landmarks, rtol=0, atol=atol)
+
+
+# --- budgets and stops --------------------------------------------------------------------------------------------------
+
+
+def landmarks_by_evaluation(model: LDEQ, batch: Tensor, evaluations: int) -> Tensor:
+    """`(evaluations + 1, B, K, 2)` in pixels of the image, the start's first."""
+    injection, z = model.cell.prepare(model.stem(batch)), model.initial_state(len(batch))
+    rows = torch.arange(model.config.heatmap_size, dtype=z.dtype)
+    points = []
+    for _ in range(evaluations + 1):
+        p = z / (z.sum((-2, -1), keepdim=True) + model.config.eps)
+        points.append(4 * torch.stack(((p.sum(-2) * rows).sum(-1), (p.sum(-1) * rows).sum(-1)), -1))
+        z = model.cell(z, injection)
+    return torch.stack(points)
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "anderson"])
+def test_a_face_stops_when_its_landmarks_rest_to_a_tolerance_in_pixels(solver: str) -> None:
+    batch = images(4, 64)
+    batch[1] *= 30
+    batch[2] = 0
+    model = seeded(solver="fixed_point", max_iter=12, tol=0.0, final_evaluation=False).double()
+    batch = batch.double()
+    with torch.no_grad():
+        points = landmarks_by_evaluation(model, batch, 12)
+        motion = (points[1:] - points[:-1]).norm(dim=-1).mean(-1)
+        # A tolerance between the motions, so that it parts the faces.
+        tol = motion[2:4].flatten().sort().values[3:5].mean().item()
+        first = (motion <= tol).int().argmax(0) + 1
+        assert len(first.unique()) > 1
+        out = model.with_solver(solver=solver, stop="landmarks", tol=tol)(batch)
+    assert out.solution.converged.all()
+    assert out.solution.motion is not None
+    assert (out.solution.motion <= tol).all()
+    if solver == "fixed_point":
+        assert torch.equal(out.solution.iterations, first)
+        expected = points[first, torch.arange(4)] / 64
+        torch.testing.assert_close(out.landmarks, expected, rtol=0, atol=1e-10)
+
+
+def test_the_tolerance_of_landmarks_is_not_that_of_the_backward_solve() -> None:
+    model = LDEQ.tiny(landmarks=5, stop="landmarks", tol=64.0, max_iter=20, backward_max_iter=6)
+    out = model(images(2, 64))
+    out.landmarks.mean().backward()
+    # Nothing moves by the whole image: one evaluation forward, and yet a backward solve.
+    assert (out.solution.iterations == 1).all()
+    assert out.solution.adjoint is not None
+    assert (out.solution.adjoint.iterations > 1).all()
+
+
+def test_another_solver_shares_the_weights_and_keeps_the_rest() -> None:
+    model = seeded(landmarks=5, groups=4, beta=0.7)
+    other = model.with_solver(solver="anderson", max_iter=7, tol=0.5, stop="landmarks", final_evaluation=False)
+    expected = {"solver": "anderson", "max_iter": 7, "tol": 0.5, "stop": "landmarks", "final_evaluation": False}
+    assert other.config == dataclasses.replace(model.config, **expected)  # type: ignore[arg-type]
+    assert not other.training
+    for (name, mine), (other_name, theirs) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        assert name == other_name
+        assert mine is theirs
+    with torch.inference_mode():
+        expected_landmarks = LDEQ.forward(model.with_solver(), images(2, 64)).landmarks
+        assert torch.equal(model(images(2, 64)).landmarks, expected_landmarks)
+    with pytest.raises(ValueError, match="stop 'pixels'.*landmarks"):
+        model.with_solver(stop="pixels")
+
+
+@pytest.mark.parametrize(
+    ("options", "forward", "back", "without_graph"),
+    [
+        ({"gradient": "implicit"}, 5, 3, 5),
+        ({"gradient": "implicit", "final_evaluation": False}, 5, 3, 4),
+        ({"gradient": "jfb", "phantom_steps": 2}, 6, 2, 6),
+        ({"gradient": "jfb", "phantom_steps": 2, "final_evaluation": False}, 6, 2, 4),
+        ({"gradient": "unrolled"}, 5, 5, 5),
+        ({"gradient": "unrolled", "final_evaluation": False}, 4, 4, 4),
+    ],
+    ids=str,
+)
+def test_evaluations_are_counted_as_they_are_made(options: dict[str, Any], forward: int, back: int, without_graph: int) -> None:
+    model = LDEQ.tiny(landmarks=5, max_iter=4, backward_max_iter=3, tol=0.0, **options)
+    made, passes = [], []
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        made.append(1)
+        if output.requires_grad:
+            output.register_hook(lambda grad: passes.append(1))
+
+    model.cell.register_forward_hook(count)
+    out = model(images(2, 64))
+    out.landmarks.square().sum().backward()
+    counted = model.evaluations(out.solution, recording=True)
+    assert [c.tolist() for c in counted] == [[forward] * 2, [back] * 2]
+    assert len(made) == forward
+    # The hook of an implicit layer's evaluation sees every product of the backward solve.
+    assert len(passes) == back
+    made.clear()
+    with torch.no_grad():
+        out = model(images(2, 64))
+    counted = model.evaluations(out.solution)
+    assert [c.tolist() for c in counted] == [[without_graph] * 2, [0] * 2]
+    assert len(made) == without_graph
 
 
 # --- training -----------------------------------------------------------------------------------------------------------
