@@ -154,8 +154,8 @@ def train_table(train: list[dict[str, Any]]) -> list[str]:
         "## In training",
         "",
         f"`benchmarks/train_budgets.py`: `configs/small-300w.yaml` at {first['image_size']} px and {first['epochs']} epochs, "
-        "one seed; too short and too small to be compared with anything but each other. *Forward*: evaluations of the solve, one "
-        "tracked evaluation follows; *back*: vector-Jacobian products a step, that for the weights included. Speed is that of "
+        "one seed; too short and too small to be compared with anything but each other. *Forward*: evaluations of the solve, "
+        "one tracked evaluation follows; *back*: vector-Jacobian products a step, that for the weights included. Speed is of "
         "one thread of a shared machine: an order, not a measurement.",
         "",
         "| gradient | forward | back | NME %, own budget | NME %, 3 + 1 evaluations | residual there | images/s |",

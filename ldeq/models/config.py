@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,7 +89,18 @@ class LDEQConfig:
         check_choice("stop", self.stop, MODEL_STOPS)
         check_choice("stop_scope", self.stop_scope, STOP_SCOPES)
         check_choice("returns", self.returns, RETURNS)
+        self._check_numbers()
         self._refuse_what_has_no_effect()
+
+    def _check_numbers(self) -> None:
+        for name in ("max_iter", "backward_max_iter", "phantom_steps", "m"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be >= 1, got {count}")
+        for name in ("tol", "backward_tol"):
+            tol = getattr(self, name)
+            if tol is not None and not 0 <= tol < math.inf:
+                raise ValueError(f"{name} must be a finite number >= 0, got {tol}")
 
     def _refuse_what_has_no_effect(self) -> None:
         for name, choice, users in (

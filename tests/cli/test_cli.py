@@ -122,6 +122,40 @@ def test_train_then_eval_then_resume(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "resumed from" in capsys.readouterr().out
 
 
+def test_eval_takes_another_budget_and_stop_and_counts_evaluations(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", str(weights), "--data", "synthetic:6#size=48"]
+    assert main([*command, "--max-iter", "2", "--tol", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "at most 2 + 1 evaluations, stop at relative residual 0;" in told
+    assert "Cell evaluations a face: 3.00." in told
+    # Nothing moves by more than the crop: every face rests after the first of nine.
+    report = tmp_path / "report"
+    assert main([*command, "--max-iter", "9", "--tol", "32", "--stop", "landmarks", "--report", str(report)]) == 0
+    told = capsys.readouterr().out
+    assert "at most 9 + 1 evaluations, stop at landmarks moving by 32 px;" in told
+    assert "Cell evaluations a face: 2.00." in told
+    counts = json.loads((report / "report.json").read_text())["cell_evaluations"]
+    assert counts == {"mean": 2.0, "p50": 2, "p90": 2, "max": 2, "faces": {"2": 6}}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-iter", "0"], "max_iter must be >= 1, got 0"),
+        (["--tol", "-1"], "tol must be a finite number >= 0, got -1"),
+        (["--stop", "landmarks"], "--stop landmarks needs --tol"),
+    ],
+    ids=str,
+)
+def test_a_budget_or_stop_that_cannot_be_is_refused(
+    weights: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(weights), "--data", "synthetic:2#size=48", *options]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_eval_names_the_subsets_there_are(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(weights), "--data", "synthetic:12#size=48", "--subsets", "none"]) == 0
     assert "| full |" in capsys.readouterr().out

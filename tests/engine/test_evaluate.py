@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ldeq.data import DataError, FaceRecord, LandmarkDataset, Layout, open_faces
 from ldeq.data.records import ImageError
 from ldeq.engine import evaluate
 from ldeq.engine.evaluate import join
-from ldeq.engine.report import markdown_table, write_report
+from ldeq.engine.report import evaluation_counts, markdown_table, write_report
 from ldeq.models import LDEQ, LDEQConfig
 
 CONFIG = LDEQConfig.tiny(landmarks=98, image_size=32, width=16, depth=1, groups=4)
@@ -82,6 +83,7 @@ def test_the_shares_of_two_processes_join_to_the_whole(model: LDEQ) -> None:
     parts = join([evaluate(model, dataset(), share=(rank, 2)) for rank in (0, 1)])
     np.testing.assert_allclose(whole.predicted, parts.predicted, rtol=0, atol=64e-5)
     np.testing.assert_array_equal(whole.indices, parts.indices)
+    np.testing.assert_array_equal(whole.evaluations, parts.evaluations)
     assert whole.protocol == parts.protocol
     assert whole.subsets.keys() == parts.subsets.keys()
     assert [dict(a) for a in whole.attributes] == [dict(a) for a in parts.attributes]
@@ -134,3 +136,20 @@ def test_a_report_holds_tables_curve_and_worst_faces(model: LDEQ, tmp_path: Path
         picture = cv2.imread(str(path))
         assert picture is not None
         assert picture.std() > 5
+
+
+def test_counts_of_evaluations_are_those_of_the_faces() -> None:
+    counts = evaluation_counts(np.array([2, 2, 2, 2, 2, 3, 3, 3, 4, 9]))
+    assert counts == {"mean": 3.2, "p50": 2, "p90": 4, "max": 9, "faces": {"2": 5, "3": 3, "4": 1, "9": 1}}
+
+
+def test_the_table_says_how_evaluations_spread(model: LDEQ) -> None:
+    result = dataclasses.replace(evaluate(model, dataset()), evaluations=np.array([2, 2, 2, 2, 3, 3, 5]))
+    assert "Cell evaluations a face: 2.71 (half of the faces within 2, 90 % within 5, at most 5)." in markdown_table(result)
+
+
+def test_an_early_stop_is_counted_by_face(model: LDEQ) -> None:
+    """Nothing moves by more than the crop: one evaluation and the one behind the solve, of a budget of nine."""
+    result = evaluate(model.with_solver(max_iter=9, stop="landmarks", tol=32.0), dataset())
+    assert result.evaluations.tolist() == [2] * 7
+    assert "stop at landmarks moving by 32 px" in result.protocol

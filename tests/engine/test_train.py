@@ -111,7 +111,16 @@ def test_training_lowers_the_error_and_leaves_log_pictures_and_weights(make_sett
     assert [r["step"] for r in validations] == [30, 60]
     assert result is not None
     assert validations[-1]["nme"] == pytest.approx(result.summary["nme"], abs=1e-5)
-    assert {"lr", "grad_norm", "residual", "evaluations", "backward_residual", "images_per_s", "memory_mb"} <= steps[0].keys()
+    assert {
+        "lr",
+        "grad_norm",
+        "residual",
+        "evaluations",
+        "backward_evaluations",
+        "backward_residual",
+        "images_per_s",
+        "memory_mb",
+    } <= steps[0].keys()
     for name in ("batch.png", "worst.png", "config.yaml", "best.safetensors", "last.json"):
         assert (folder / name).stat().st_size > 0
     assert len(checkpoint.checkpoints(folder)) == settings.run.keep

@@ -98,6 +98,11 @@ def test_a_size_that_does_not_divide_names_the_nearest_that_does(preset: str, si
         ({"stop": "rel"}, "stop 'rel'.*relative"),
         ({"stop_scope": "mean"}, "stop_scope 'mean'.*sample"),
         ({"returns": "z"}, "returns 'z'"),
+        ({"max_iter": 0}, "max_iter must be >= 1, got 0"),
+        ({"backward_max_iter": -1}, "backward_max_iter must be >= 1, got -1"),
+        ({"tol": -0.1}, "tol must be a finite number >= 0, got -0.1"),
+        ({"tol": float("nan")}, "tol must be a finite number >= 0, got nan"),
+        ({"backward_tol": float("inf")}, "backward_tol must be a finite number >= 0, got inf"),
         ({"stop": "motion"}, "stop 'motion'.*landmarks"),
         (
             {"solver": "fixed_point", "m": 5},
