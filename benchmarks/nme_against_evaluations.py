@@ -127,7 +127,7 @@ def document(test: dict[str, Any], train: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     names = {
-        "budget": "{:g} evaluations",
+        "budget": "budget of {:g}",
         "landmarks": "landmarks move by at most {:g} px",
         "relative": "relative residual at most {:g}",
     }
@@ -172,24 +172,29 @@ def train_table(train: list[dict[str, Any]]) -> list[str]:
 def plot(test: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    error, apart = figure.subplots(1, 2)
     styles = {
-        "budget": ("same budget for all", "o-", "{:g}"),
-        "landmarks": ("stop when landmarks rest, px", "s-", "{:g}"),
-        "relative": ("stop at relative residual", "^--", "{:g}"),
+        "budget": ("same budget for all", "o-"),
+        "landmarks": ("stop when landmarks rest, px", "s-"),
+        "relative": ("stop at relative residual", "^--"),
     }
-    for stop, (label, style, form) in styles.items():
+    for stop, (label, style) in styles.items():
         rows = [row for row in test["rows"] if row["stop"] == stop]
-        x, y = [row["evaluations"]["mean"] for row in rows], [row["nme"] for row in rows]
-        axes.plot(x, y, style, label=label, markersize=5)
-        if stop == "landmarks":
-            for row, at, nme in zip(rows, x, y, strict=True):
-                axes.annotate(form.format(row["value"]), (at, nme), textcoords="offset points", xytext=(4, 6), fontsize=8)
-    axes.axhline(test["fixed_point"]["nme"], color="gray", linestyle=":", label="fixed point")
-    axes.set(xlabel="cell evaluations a face, mean", ylabel="NME, % of inter-ocular distance", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+        x = [row["evaluations"]["mean"] for row in rows]
+        error.plot(x, [row["nme"] for row in rows], style, label=label, markersize=5)
+        apart.semilogy(x, [row["from_fixed_point"] for row in rows], style, label=label, markersize=5)
+        for row, at in zip(rows, x, strict=True):
+            if stop == "landmarks" and row["value"] < 1:  # coarser ones lie on top of each other
+                offset = {"textcoords": "offset points", "xytext": (-4, -12), "ha": "right", "fontsize": 8}
+                apart.annotate(f"{row['value']:g} px", (at, row["from_fixed_point"]), **offset)
+    error.axhline(test["fixed_point"]["nme"], color="gray", linestyle=":", label="fixed point")
+    error.set(ylabel="NME, % of inter-ocular distance")
+    apart.set(ylabel="distance from the fixed point's landmarks, %")
+    for axes in (error, apart):
+        axes.set(xlabel="cell evaluations a face, mean")
+        axes.grid(alpha=0.3)
+        axes.legend()
     figure.savefig(path, dpi=120)
 
 

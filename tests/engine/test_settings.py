@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ldeq.data import Augmentation
+from ldeq.data import Augmentation, get_layout
 from ldeq.engine.settings import SettingsError, TrainSettings, from_mapping, read, to_mapping
-from ldeq.models import LDEQConfig
+from ldeq.engine.weights import load_pretrained, save_weights
+from ldeq.models import LDEQ, LDEQConfig
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,28 @@ def test_a_file_that_is_no_mapping_says_so(tmp_path: Path) -> None:
 def test_the_configuration_that_is_shipped_can_be_read() -> None:
     settings = read(Path(__file__).parents[2] / "configs" / "small-300w.yaml")
     assert settings.model == LDEQConfig.small(landmarks=68)
+
+
+def test_a_stop_in_pixels_survives_yaml_and_weights(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {preset: tiny, stop: landmarks, tol: 0.25}")
+    settings = read(path)
+    assert (settings.model.stop, settings.model.tol) == ("landmarks", 0.25)
+    assert from_mapping(yaml.safe_load(yaml.safe_dump(to_mapping(settings)))) == settings
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, LDEQ(settings.model), get_layout("wflw-98"), settings)
+    assert load_pretrained(weights).model.config == settings.model
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("{preset: small, m: 5}", "model: m = 5 has no effect with solver 'fixed_point'"),
+        ("{stop: landmark}", "model: unknown stop 'landmark'; choose one of relative, absolute, landmarks"),
+    ],
+)
+def test_a_setting_without_effect_is_not_ignored(model: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"model: {model}")
+    with pytest.raises(SettingsError, match=sentence):
+        read(path)

@@ -17,6 +17,8 @@ from ldeq import DEQ, LDEQ, LDEQConfig
 from ldeq.data import normalise, open_faces
 from ldeq.engine import load_pretrained
 from ldeq.models.cell import Cell
+from ldeq.solvers import fixed_point
+from ldeq.solvers.compaction import Injected
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-12)]
 
@@ -196,6 +198,20 @@ def test_autocast_leaves_float64_alone() -> None:
         assert torch.equal(cell(z, x), cell(z, x))
 
 
+def test_a_prepared_injection_can_be_narrowed_to_some_samples() -> None:
+    """What a solve needs that goes on with some of its batch: the weights in it have no batch."""
+    config = LDEQConfig.tiny(landmarks=5, image_size=32)
+    cell = cell_of(config, torch.float64)
+    z, x = state_and_features(config, 4, torch.float64)
+    rows = torch.tensor([3, 1])
+    narrowed = Injected(cell, cell.prepare(x))
+    expected = narrowed(z)[rows]
+    torch.testing.assert_close(narrowed.select(rows)(z[rows]), expected, rtol=0, atol=1e-12)
+    solution = fixed_point(Injected(cell, cell.prepare(x)), z, max_iter=30, tol=1e-3, compact=0.9)
+    whole = fixed_point(Injected(cell, cell.prepare(x)), z, max_iter=30, tol=1e-3)
+    torch.testing.assert_close(solution.value, whole.value, rtol=0, atol=1e-10)
+
+
 def test_the_tracked_evaluation_keeps_fewer_tensors_than_the_plain_one() -> None:
     """Training memory is that evaluation: the convolutions' outputs are overwritten, and no concatenation is kept."""
     config = LDEQConfig.small(landmarks=68, image_size=64)
@@ -237,3 +253,22 @@ def test_forward_mode_and_vmap_go_through_a_prepared_evaluation() -> None:
     torch.testing.assert_close(directional, difference, rtol=0, atol=1e-6)
     many = torch.stack([z, 0.5 * z])
     torch.testing.assert_close(torch.func.vmap(lambda z: cell(z, injection))(many)[1], cell(0.5 * z, injection))
+
+
+def test_a_compiled_cell_trains_as_the_eager_one() -> None:
+    """In the solve without a graph, in the tracked evaluation and in the backward solve through it."""
+    config = LDEQConfig.tiny(landmarks=5, image_size=16, depth=1, max_iter=2, backward_max_iter=3)
+    torch.manual_seed(0)
+    eager = LDEQ(config)
+    eager.cell.load_state_dict(cell_of(config).state_dict())
+    compiled = copy.deepcopy(eager)
+    # Without code generation: what is traced, and how it is differentiated, is what can go wrong here.
+    compiled.cell.compile(backend="aot_eager")
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for model in (eager, compiled):
+        model(images).landmarks.square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert_same(gradients[1], gradients[0], 1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(images).landmarks, eager(images).landmarks, rtol=0, atol=1e-5)
