@@ -15,7 +15,6 @@ that closes over z would keep it for ever).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -128,14 +126,12 @@ class DEQ(nn.Module):
         if self.gradient == "jfb" or not recording:
             z = sol.value
             steps = self.phantom_steps if self.gradient == "jfb" else 1
-            with _buffers_for_many_products():
-                for _ in range(steps if recording or self.final_evaluation else 0):
-                    z = self.cell(z, x)
+            for _ in range(steps if recording or self.final_evaluation else 0):
+                z = self.cell(z, x)
             return z, sol, None
 
         z_star = sol.value.detach().requires_grad_()
-        with _buffers_for_many_products():
-            z = self.cell(z_star, x)
+        z = self.cell(z_star, x)
         if not z.requires_grad:  # a cell that ignores its state, and nothing else to differentiate
             return z, sol, None
         return z, sol, _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver)
@@ -199,11 +195,6 @@ def _backward_solver(chosen: Solver) -> Solver:
 def _recorded_elsewhere(tensor: Tensor) -> bool:
     """Whether a graph or a compiler is at work that this layer is part of."""
     return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _buffers_for_many_products() -> AbstractContextManager[object]:
-    """Tells a cell that is compiled in this block that its backward runs many times: it may not overwrite what it saved."""
-    return nullcontext() if torch.compiler.is_compiling() else functorch_config.patch(donated_buffer=False)
 
 
 class _ReplaceGradient(torch.autograd.Function):
