@@ -68,8 +68,8 @@ class DEQ(nn.Module):
                 the solver.
             backward_solver: solver of u = J^T u + dL/dz, from zeros; the forward one if None. The first evaluation at
                 zeros is dL/dz itself and costs nothing. Its stop should be relative: gradients have no scale of their own.
-                It returns f, whatever a partial says of `returns`: where J expands, the best x is the start, a gradient of
-                zero, and the best f is dL/dz. With `compact`, the solver's own work shrinks, but not the vector-Jacobian
+                It returns f, whatever a partial says of `returns`: where J expands, the best x can be the start, a gradient
+                of zero. With `compact`, the solver's own work shrinks, but not the vector-Jacobian
                 product: it is that of one recorded evaluation of the whole batch.
             phantom_steps: tracked evaluations at the end for ``"jfb"``, >= 1 (phantom gradients, Geng et al. 2021).
             final_evaluation: evaluate the cell once more at the solution (`phantom_steps` times for ``"jfb"``) when autograd
