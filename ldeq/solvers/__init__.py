@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from .anderson import PUBLISHED, anderson
 from .broyden import broyden
+from .compaction import Injected
 from .fixed_point import fixed_point
 from .solution import Solution, Status
 
 SOLVERS: dict[str, Callable[..., Solution]] = {"anderson": anderson, "fixed_point": fixed_point, "broyden": broyden}
 """The solvers that a configuration can name."""
 
-__all__ = ["PUBLISHED", "SOLVERS", "Solution", "Status", "anderson", "broyden", "fixed_point"]
+__all__ = ["PUBLISHED", "SOLVERS", "Injected", "Solution", "Status", "anderson", "broyden", "fixed_point"]

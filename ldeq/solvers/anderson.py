@@ -20,6 +20,7 @@ from torch import Tensor
 from ..ops.anderson import anderson_step
 from .fixed_point import check_beta
 from .fused import try_fused
+from .motion import Observe
 from .solution import Map, Progress, Solution
 
 MAX_HISTORY = 16
@@ -61,12 +62,16 @@ def anderson(
     tol: float = 1e-4,
     stop: str = "relative",
     stop_scope: str = "sample",
+    observe: Observe | None = None,
     ridge: float = 1e-8,
     beta: float = 1.0,
     returns: str = "f",
     safeguards: bool = True,
     history_dtype: torch.dtype | None = None,
+    check_every: int = 1,
+    compact: float = 0.0,
     trace: bool = False,
+    trajectory: bool = False,
 ) -> Solution:
     """Solves z = f(z) by Anderson mixing, each sample of the batch on its own.
 
@@ -77,7 +82,7 @@ def anderson(
     ```
 
     Args:
-        f, z0, max_iter, tol, stop, stop_scope, returns, trace: as in
+        f, z0, max_iter, tol, stop, stop_scope, observe, returns, check_every, compact, trace, trajectory: as in
             [`fixed_point`](./fixed_point.py).
         m: pairs kept, 1 to 16; 1 is plain iteration.
         ridge: lambda. From 0 upwards it is relative to the mean diagonal of the Gram matrix, so that the answer does not
@@ -104,9 +109,22 @@ def anderson(
         raise ValueError(f"ridge must be a finite number, got {ridge}")
     if history_dtype not in (None, torch.bfloat16) or (history_dtype is not None and z0.dtype == torch.float64):
         raise ValueError(f"history_dtype must be None or, for states below float64, torch.bfloat16, got {history_dtype}")
-    progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
+    progress = Progress(
+        f,
+        z0,
+        max_iter=max_iter,
+        tol=tol,
+        stop=stop,
+        stop_scope=stop_scope,
+        observe=observe,
+        returns=returns,
+        check_every=check_every,
+        compact=compact,
+        trace=trace,
+        trajectory=trajectory,
+    )
     options = {"ridge": ridge, "beta": beta, "safeguards": safeguards}
-    solution, f = try_fused(f, progress, anderson_step, m=m, trace=trace, history=history_dtype, **options)
+    solution = try_fused(progress, anderson_step, m=m, history=history_dtype, **options)
     if solution is not None:
         return solution
     x = progress.start
@@ -118,10 +136,10 @@ def anderson(
     mixed = torch.zeros(batch, dtype=torch.bool, device=device)
     lowest = progress.norm
     for step in range(max_iter):
-        fx = progress.evaluate(f, x)
+        fx = progress.evaluate(x)
         g = fx - x
         norm = progress.record(x, fx, g)
-        if step + 1 == max_iter or progress.done:
+        if progress.done(step):
             break
         if history_dtype is not None:
             g = g.to(history_dtype).to(x.dtype)
@@ -153,6 +171,11 @@ def anderson(
             damped = f_ring[i] if beta == 1.0 else f_ring[i] - (1.0 - beta) * g_ring[i]
             x_next = torch.addcmul(x_next, alpha[:, i : i + 1], damped)
         x = progress.advance(x, x_next)
+        stay = progress.shrink_all()
+        if stay is not None:
+            x, valid, mixed, lowest = x[stay], valid[stay], mixed[stay], lowest[stay]
+            f_ring, g_ring = [t[stay] for t in f_ring], [t[stay] for t in g_ring]
+            gram = [[t[stay] for t in row] for row in gram]
     return progress.solution()
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .anderson import RESTART_FACTOR
+from .motion import Observe
 from .solution import Map, Progress, Solution
 
 # An update is skipped when |dx^T H dg| falls below this share of ||dx|| ||H dg||: the quotient would be noise.
@@ -29,8 +30,12 @@ def broyden(
     tol: float = 1e-4,
     stop: str = "relative",
     stop_scope: str = "sample",
+    observe: Observe | None = None,
     returns: str = "f",
+    check_every: int = 1,
+    compact: float = 0.0,
     trace: bool = False,
+    trajectory: bool = False,
 ) -> Solution:
     """Solves z = f(z) by Broyden's method.
 
@@ -39,7 +44,7 @@ def broyden(
     ```
 
     Args:
-        f, z0, max_iter, tol, stop, stop_scope, returns, trace: as in
+        f, z0, max_iter, tol, stop, stop_scope, observe, returns, check_every, compact, trace, trajectory: as in
             [`fixed_point`](./fixed_point.py).
         m: rank-one corrections kept, >= 1; memory is 2 m states.
 
@@ -51,7 +56,20 @@ def broyden(
     """
     if m < 1:
         raise ValueError(f"m must be >= 1, got {m}")
-    progress = Progress(z0, max_iter=max_iter, tol=tol, stop=stop, stop_scope=stop_scope, returns=returns, trace=trace)
+    progress = Progress(
+        f,
+        z0,
+        max_iter=max_iter,
+        tol=tol,
+        stop=stop,
+        stop_scope=stop_scope,
+        observe=observe,
+        returns=returns,
+        check_every=check_every,
+        compact=compact,
+        trace=trace,
+        trajectory=trajectory,
+    )
     x = progress.start
     us: list[Tensor] = []
     vs: list[Tensor] = []
@@ -60,10 +78,10 @@ def broyden(
     corrected = torch.zeros_like(progress.active)
     lowest = progress.norm
     for step in range(max_iter):
-        fx = progress.evaluate(f, x)
+        fx = progress.evaluate(x)
         g = fx - x
         norm = progress.record(x, fx, g)
-        if step + 1 == max_iter or progress.done:
+        if progress.done(step):
             break
         # A corrected step that led astray; growth after a plain one says that f expands there (see `RESTART_FACTOR`).
         grown = corrected & (norm > RESTART_FACTOR * lowest)
@@ -89,6 +107,10 @@ def broyden(
         x_next = progress.advance(x, x_next)
         dx, g_before = x_next - x, g
         x = x_next
+        stay = progress.shrink_all()
+        if stay is not None:
+            x, dx, g_before, corrected, lowest = x[stay], dx[stay], g_before[stay], corrected[stay], lowest[stay]
+            us, vs = [t[stay] for t in us], [t[stay] for t in vs]
     return progress.solution()
 
 

@@ -6,100 +6,121 @@ Same evaluations, stops and values as their loops in plain PyTorch, which remain
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ops.anderson import ACTIVE, ITERATIONS, LAST, RESIDUAL, STATUS, SolveState, StopRule, fused_solves
-from .solution import Map, Progress, Solution
+from ..ops.anderson import ACTIVE, BEST, ITERATIONS, LAST, RESIDUAL, STATUS, SolveState, StopRule, fused_solves
+from .solution import Progress, Solution, Status
 
 
 def try_fused(
-    f: Map,
     progress: Progress,
     step: Callable[..., None],
     *,
     m: int,
-    trace: bool,
     history: torch.dtype | None = None,
     **options: Any,
-) -> tuple[Solution | None, Map]:
+) -> Solution | None:
     """Runs the solve on fused steps if it can.
 
     Args:
-        f: the map.
-        progress: a fresh `Progress`: the start and the stop.
+        progress: a fresh `Progress`: the map, the start and the stop.
         step: `anderson_step` or `fixed_point_step`.
         m: slots of the history, 0 for none.
-        trace: keep the residual of every evaluation.
         history: dtype of the ring of g, None for that of the arithmetic.
         options: go to `step`.
 
     Returns:
-        the solution, or None where autograd records or no compiled step serves the device; and f, which may already
-        have been evaluated at the start once: it then hands out that result first.
+        the solution, or None where autograd records or no compiled step serves the device. f may then have been evaluated at
+        the start: `progress` hands out that result first.
     """
     start = progress.start
     if not fused_solves(start) or torch.compiler.is_compiling() or start.requires_grad or 0 in start.shape:
-        return None, f
-    x_arg = start.to(progress.dtype).reshape(progress.shape)
-    first = f(x_arg)
-    if torch.is_grad_enabled() and first.requires_grad:
-        return None, _Again(f, first)
-    return _solve(_Again(f, first), progress, step, m, trace, history, options), f
+        return None
+    if torch.is_grad_enabled() and progress.call_ahead().requires_grad:
+        return None
+    return _solve(progress, step, m, history, options)
 
 
-class _Again:
-    """f, whose first result is known."""
-
-    def __init__(self, f: Map, first: Tensor) -> None:
-        self.f = f
-        self.first: Tensor | None = first
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.first is None:
-            return self.f(x)
-        first, self.first = self.first, None
-        return first
-
-
-def _solve(
-    f: Map, p: Progress, step: Callable[..., None], m: int, trace: bool, history: torch.dtype | None, options: Any
-) -> Solution:
+def _solve(p: Progress, step: Callable[..., None], m: int, history: torch.dtype | None, options: Any) -> Solution:
     x = p.start.contiguous()
     cast = p.dtype != x.dtype  # half states: x is kept in float32, and f is given a copy in its own type
     x_cast = x.to(p.dtype) if cast else None
-    stop = StopRule(p.tol, p.stop == "relative", p.stop_scope == "batch")
+    # Motion is judged after the step, which must then not see convergence in any residual.
+    stop = StopRule(-1.0 if p.motion is not None else p.tol, p.stop != "absolute", p.stop_scope == "batch")
     state: SolveState | None = None
     dtype = p.dtype
-    traced: list[Tensor] = []
     for i in range(p.max_iter):
-        fx = f((x if x_cast is None else x_cast).reshape(p.shape))
-        if fx.shape != p.shape:
-            raise ValueError(f"f must keep the shape of its argument {tuple(p.shape)}, it returned {tuple(fx.shape)}")
+        fx = p.call(x if x_cast is None else x_cast)
         if state is None:
             # An f that answers in another type than it was asked in is taken at the precision of the arithmetic.
             dtype = p.dtype if fx.dtype == p.dtype else x.dtype
-            value = x.to(dtype) if p.returns == "f" else x
-            state = SolveState.new(value, m, dtype, history)
+            state = SolveState.new(x.to(dtype) if p.returns == "f" else x, m, dtype, history)
         fx = fx.detach().to(dtype).flatten(1).contiguous()
+        value = fx if p.returns == "f" else x
         last = i + 1 == p.max_iter
         x_next = None if last else torch.empty_like(x)
         x_cast = torch.empty_like(x, dtype=p.dtype) if cast and not last else None
         both = x_cast if dtype == p.dtype else None
-        step(state, x, fx, fx if p.returns == "f" else x, x_next, both, stop=stop, **options)
-        if trace:
-            traced.append(state.numbers[:, LAST].to(x.dtype, copy=True))
-        if x_next is None or not bool(state.flags[:, ACTIVE].any()):
+        going = state.flags[:, ACTIVE].bool() if p.motion is not None else None
+        step(state, x, fx, value, x_next, both, stop=stop, **options)
+        if going is not None:
+            _settle(p, state, p.measure_motion(fx, going))
+        if p.remembers:
+            p.remember(state.numbers[:, LAST].to(x.dtype, copy=True), value)
+        active = state.flags[:, ACTIVE]
+        count = p.looks.count(active, i) if x_next is not None else None
+        if x_next is None or count == 0:
             break
         if x_cast is not None and both is None:
             x_cast = x_next.to(p.dtype)
         x = x_next
+        stay = p.shrink(count, active, partial(_results, p, state, x.dtype))
+        if stay is not None:
+            state, x, p.moved = _select(state, stay), x[stay], p.moved[stay]
+            x_cast = None if x_cast is None else x_cast[stay]
     assert state is not None
-    value = state.best().to(p.dtype).reshape(p.shape)
-    residual = state.numbers[:, RESIDUAL].to(x.dtype, copy=True)
-    flags = state.flags
-    return Solution(
-        value, residual, flags[:, ITERATIONS].clone(), flags[:, STATUS].clone(), torch.stack(traced) if trace else None
+    return p.assemble(_results(p, state, x.dtype))
+
+
+def _settle(p: Progress, state: SolveState, moved: Tensor) -> None:
+    """Stops the samples at rest, after a step that could not tell. Their next x is written already: they are frozen there."""
+    numbers, flags = state.numbers, state.flags
+    rest = p.at_rest(moved, flags[:, ACTIVE].bool())
+    # As `Progress.record` has it: what has come to rest is the answer.
+    slot = (state.steps - 1) % len(state.values)
+    flags[:, STATUS].masked_fill_(rest, int(Status.CONVERGED))
+    flags[:, ACTIVE].masked_fill_(rest, 0)
+    flags[:, BEST].masked_fill_(rest, slot)
+    numbers[:, RESIDUAL].copy_(torch.where(rest, numbers[:, LAST], numbers[:, RESIDUAL]))
+
+
+def _results(p: Progress, state: SolveState, work: torch.dtype) -> dict[str, Tensor]:
+    return {
+        "value": state.best(),
+        "residual": state.numbers[:, RESIDUAL].to(work, copy=True),
+        "iterations": state.flags[:, ITERATIONS].clone(),
+        "status": state.flags[:, STATUS].clone(),
+        "motion": p.moved,
+    }
+
+
+def _select(state: SolveState, rows: Tensor) -> SolveState:
+    """The state of the samples `rows` alone."""
+    f_ring = [f[rows] for f in state.f_ring]
+    # What a solve returns is most often f itself, which need not be gathered twice.
+    values = [g if v is f else v[rows] for f, g, v in zip(state.f_ring, f_ring, state.values, strict=True)]
+    return SolveState(
+        state.start[rows],
+        state.numbers[rows],
+        state.flags[rows],
+        state.gram[rows],
+        state.g_ring[:, rows],
+        state.kept[rows],
+        f_ring,
+        values,
+        state.steps,
     )
