@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ..engine import SettingsError
+from ..engine.device import resolve_device
 from ..ops import BackendError, available_backends, softargmax, use_backend
 from ..solvers import anderson, fixed_point
 from .timing import copy_bandwidth, machine, paired
@@ -44,22 +46,19 @@ class Bench:
 
     batch: int = 4
     """Samples, each with 98 heatmaps of 64 x 64."""
-    dtype: str = "float32"
-    """float32, bfloat16 or float16."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the heatmaps and of the state."""
     device: str = "auto"
-    """A torch device; the GPU where there is one."""
+    """``auto``, ``cpu`` or ``cuda``."""
     rounds: int = 7
     """Measured rounds; every backend runs once in each."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
-        if self.dtype not in DTYPES:
-            raise BackendError(f"unknown dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
         if self.batch < 1 or self.rounds < 1:
-            raise BackendError(f"batch and rounds must be >= 1, got {self.batch} and {self.rounds}")
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        found = measure(device, self.batch, DTYPES[self.dtype], rounds=self.rounds)
+            raise SettingsError(f"batch and rounds must be >= 1, got {self.batch} and {self.rounds}")
+        found = measure(str(resolve_device(self.device)), self.batch, DTYPES[self.dtype], rounds=self.rounds)
         if self.json:
             print(json.dumps(found, indent=1))
         else:

@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ Timings = dict[str, dict[str, float]]
 
 
 def paired(
-    candidates: dict[str, Callable[[int], object]], *, device: str | torch.device = "cpu", rounds: int = 15, warm: int = 3
+    candidates: Mapping[str, Callable[[int], object]], *, device: str | torch.device = "cpu", rounds: int = 15, warm: int = 3
 ) -> Timings:
     """Milliseconds per candidate: ``median_ms``, ``best_ms``, ``p20_ms``, ``p80_ms``; ``ratio``, the median over the rounds of
     its time over the first candidate's; and ``best_ratio``, that of the best times.
