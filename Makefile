@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-device lint wheel bench clean
+.PHONY: demo test test-device lint wheel bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
@@ -44,8 +44,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
+# Minutes on a CPU: python -m pytest benchmarks/test_solvers.py runs one of them.
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m pytest benchmarks -s
+	$(BIN)/python benchmarks/table.py
+
+bench-gpu: $(VENV)/.installed-dev
+	@$(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
+		|| { echo "bench-gpu: torch sees no CUDA GPU here, nothing was measured" >&2; exit 2; }
+	$(BIN)/python -m pytest benchmarks -s --device cuda
 	$(BIN)/python benchmarks/table.py
 
 clean:

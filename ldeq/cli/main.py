@@ -13,6 +13,7 @@ from ..data import DataError
 from ..detection import DetectorError
 from ..engine import CheckpointError, SettingsError, TrainingError
 from ..ops import BackendError
+from .bench import Bench
 from .data import Data
 from .demo import Demo
 from .doctor import Doctor
@@ -29,6 +30,7 @@ Command = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 

@@ -1,0 +1,36 @@
+"""A training step of LDEQ against this project's own plain rewrite of it, and memory against the solve's budget."""
+
+from __future__ import annotations
+
+import pytest
+from memory import against_budget, plot
+from record import RESULTS, save
+from training import steps
+
+from ldeq.models import LDEQConfig
+
+# On a CPU a step of the paper's model takes tens of seconds: one sample, one round.
+BATCH = {"cpu": {"small": 4, "paper": 1}, "cuda": {"small": 32, "paper": 16}}
+ROUNDS = {"cpu": {"small": 5, "paper": 1}, "cuda": {"small": 20, "paper": 10}}
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+def test_step(device, size):
+    config, batch = getattr(LDEQConfig, size)(), BATCH[device][size]
+    results = steps(config, batch, device, rounds=ROUNDS[device][size])
+    what = f"training step of LDEQ, {size} size, batch {batch}, {config.solver}, budget {config.max_iter}, fp32"
+    save(f"training_step_{size}", what, results, device)
+    for name, r in results.items():
+        shares = f"cell {r['cell_share']:.0%}, solver {r['solver_share']:.1%}, rest {r['rest_share']:.0%}"
+        print(f"{size}, {name}: {r['images_per_s']:.2f} images/s, peak {r['peak_mb']:.0f} MiB; {shares}")
+
+
+def test_memory(device):
+    size, batch = ("tiny", 2) if device == "cpu" else ("paper", 4)
+    found = against_budget(getattr(LDEQConfig, size)(), batch, device)
+    what = f"peak bytes of forward and backward against max_iter, {size} size, batch {batch}"
+    save("memory", what, found, device)
+    plot(found, f"LDEQ, {size} size, batch {batch}", RESULTS / f"memory{'-cuda' if device == 'cuda' else ''}.png")
+    for gradient in ("implicit", "jfb"):
+        peaks = found[gradient].values()
+        assert max(peaks) <= 1.01 * min(peaks), f"{gradient}: peak memory grows with the budget"

@@ -1,0 +1,1 @@
+"""ldeq's solvers inside other libraries; each module needs its library only when it is used."""
