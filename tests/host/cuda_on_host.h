@@ -139,14 +139,7 @@ void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) 
 
 inline void __syncthreads() { on_host::sync_block(); }
 inline void __syncwarp() { on_host::current->warp->barrier.arrive_and_wait(); }
-// The ticket's atomic below carries the ordering: ThreadSanitizer does not know stand-alone fences.
-inline void __threadfence() {}
-inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_ACQ_REL); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-template <typename T>
-T __ldcg(const T* at) {
-  return *at;
-}
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int distance) {
   return on_host::shuffle_xor(value, distance);
