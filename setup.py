@@ -228,8 +228,9 @@ class BuildNative(build_ext):
         compiled = self.compile([self.unit(s, common) for s in sources])
         # The static runtime: torch has one of its own, or none. Its names stay inside.
         hidden = ["-Xlinker=--exclude-libs,ALL"]
-        libraries = [f"-Xlinker={f.removeprefix('-Wl,')}" if f.startswith("-Wl,") else f for f in tools.torch_libraries if f != "-s"]
-        self.link("_C_cuda.so", [tools.nvcc, "-shared", "-cudart=static", "--no-device-link", *hidden, *compiled, *libraries, "-Xlinker=-s"])
+        # nvcc would move libraries past the options that go with them.
+        libraries = [f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in tools.torch_libraries]
+        self.link("_C_cuda.so", [tools.nvcc, "-shared", "-cudart=static", "--no-device-link", *hidden, *compiled, *libraries])
         major, minor = tools.toolkit.split(".")[:2]
         return {"cuda_archs": " ".join(tools.archs), "nvcc": tools.toolkit, "toolkit": f"{major}.{minor}"}
 

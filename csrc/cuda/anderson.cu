@@ -14,7 +14,8 @@ void run(const Place& place, const StepTensors& t, const std::vector<Tensor>& f_
   AndersonStep<F, G> p{};
   for (int i = 0; i < n; ++i) p.f[i] = static_cast<const F*>(f_ring[i].const_data_ptr());
   p.f_new = p.f[stop.slot];
-  p.g = static_cast<G*>(g_ring.mutable_data_ptr());
+  for (int i = 0; i < n; ++i) p.g[i] = static_cast<G*>(g_ring.mutable_data_ptr()) + i * t.x.numel();
+  p.g_new = p.g[stop.slot];
   p.x = static_cast<const A*>(t.x.const_data_ptr());
   p.x_next = static_cast<A*>(mutable_pointer(t.x_next));
   p.x_cast = p.x_next ? static_cast<F*>(mutable_pointer(t.x_cast)) : nullptr;

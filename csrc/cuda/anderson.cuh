@@ -19,17 +19,14 @@ struct AndersonStep {
   Leaving leaving;
   const F* f[kMaxHistory];  // (batch, size) each
   const F* f_new;           // f[slot]
-  G* g;                     // (m, batch, size)
+  G* g_new;                 // g[slot]
+  G* g[kMaxHistory];        // likewise; written in the step's slot
   const A* x;
   A* x_next;                // not x; null after the last evaluation: norms only
   F* x_cast;                // x_next for the cell, or null
   int64_t size;
   int n;                    // slots in use
   A damping;                // 1 - beta
-
-  __device__ __forceinline__ G* g_at(int slot, int64_t element) const {
-    return g + slot * settle.progress.batch * size + element;
-  }
 };
 
 constexpr int kStepThreads = 256;
@@ -45,8 +42,8 @@ template <typename F, typename G, int kN, int kVec>
 __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonStep<F, G> p) {
   using A = Accumulate<F>;
   constexpr int kSums = kN + kGramColumns;
-  using Shared = Exchange<A, kStepThreads, kSums>;
-  LDEQ_SHARED(Shared, exchange);
+  using Shared = WarpSums<A, kStepThreads, kSums>;
+  LDEQ_SHARED(Shared, shared);
   const Progress& progress = p.settle.progress;
   const int64_t sample = blockIdx.x / p.settle.tiles;
   const int tile = blockIdx.x % p.settle.tiles;
@@ -79,14 +76,14 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
       g[j] = Element<G>::load(Element<G>::store(g[j]));
       sums[2] += g[j] * g[j];
     }
-    if (mixes) store<kVec>(p.g_at(progress.slot, at), g);
+    if (mixes) store<kVec>(p.g_new + at, g);
     // Eight rows of the history at a time: all are asked for before the first is used, and registers do not run out.
 #pragma unroll
     for (int start = 0; start < kN; start += kRows) {
       A others[kRows][kVec];
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        if (older >> (start + i) & 1u) load<kVec>(p.g_at(start + i, at), others[i]);
+        if (older >> (start + i) & 1u) load<kVec>(p.g[start + i] + at, others[i]);
       }
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
@@ -97,15 +94,8 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
       }
     }
   }
-  reduce_block<kStepThreads>(sums, Sum(), exchange, 0);
-
-  A* const partials = p.settle.partials + sample * p.settle.columns * p.settle.tiles;
-  if (threadIdx.x == 0) {
-#pragma unroll
-    for (int c = 0; c < kSums; ++c) {
-      if (c < p.settle.columns) partials[int64_t{c} * p.settle.tiles + tile] = sums[c];
-    }
-  }
+  A* const partials = p.settle.partials + sample * p.settle.columns * p.settle.tiles + tile;
+  sum_columns<kStepThreads>(sums, shared.at, partials, p.settle.columns, p.settle.tiles);
 }
 
 template <typename F, typename G, int kN, int kVec>
@@ -142,7 +132,7 @@ __global__ void __launch_bounds__(kStepThreads, 1) anderson_mix(const AndersonSt
       load<kVec>(p.f[i] + at, f);
       if (p.damping != A(0)) {
         A g[kVec];
-        load<kVec>(p.g_at(i, at), g);
+        load<kVec>(p.g[i] + at, g);
 #pragma unroll
         for (int j = 0; j < kVec; ++j) f[j] -= p.damping * g[j];
       }

@@ -28,8 +28,8 @@ constexpr int kFixedPointTile = kFixedPointThreads * kFixedPointRounds * kVec;
 template <typename F, int kVec>
 __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_move(const FixedPointStep<F> p) {
   using A = Accumulate<F>;
-  using Shared = Exchange<A, kFixedPointThreads, kNormColumns>;
-  LDEQ_SHARED(Shared, exchange);
+  using Shared = WarpSums<A, kFixedPointThreads, kNormColumns>;
+  LDEQ_SHARED(Shared, shared);
   const int64_t sample = blockIdx.x / p.settle.tiles;
   const int tile = blockIdx.x % p.settle.tiles;
   const bool active = p.settle.progress.active(sample);
@@ -59,12 +59,8 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_move(const 
     if (p.x_cast != nullptr) store<kVec>(p.x_cast + at, x);
   }
   if (!measured) return;
-  reduce_block<kFixedPointThreads>(sums, Sum(), exchange, 0);
-  A* const partials = p.settle.partials + sample * kNormColumns * p.settle.tiles;
-  if (threadIdx.x == 0) {
-    partials[tile] = sums[0];
-    partials[p.settle.tiles + tile] = sums[1];
-  }
+  A* const partials = p.settle.partials + sample * kNormColumns * p.settle.tiles + tile;
+  sum_columns<kFixedPointThreads>(sums, shared.at, partials, kNormColumns, p.settle.tiles);
 }
 
 // Whether a step was good is known only after it was taken: samples that stop go back, best values that leave are kept.

@@ -21,7 +21,7 @@ struct Settle {
   bool safeguards;
 };
 
-constexpr int kSettleThreads = 256;
+constexpr int kSettleThreads = 128;
 constexpr int kNormColumns = 2, kGramColumns = 3;
 
 struct MixingShared {

@@ -23,8 +23,8 @@ inline int64_t tiles_of(int64_t size, int tile) { return size > 0 ? (size + tile
 
 template <typename F, typename G>
 bool is_wide(const AndersonStep<F, G>& p) {
-  bool wide = rows_are_wide<kStepVec<F>>(p.size, p.g, p.x, p.x_next, p.x_cast);
-  for (int i = 0; i < p.n; ++i) wide = wide && rows_are_wide<kStepVec<F>>(p.size, p.f[i]);
+  bool wide = rows_are_wide<kStepVec<F>>(p.size, p.x, p.x_next, p.x_cast);
+  for (int i = 0; i < p.n; ++i) wide = wide && rows_are_wide<kStepVec<F>>(p.size, p.f[i], p.g[i]);
   return wide;
 }
 
@@ -88,10 +88,12 @@ void launch_gather_best(const BestSoFar<W>& p, int64_t batch, Stream stream) {
   LDEQ_LAUNCH(gather_best<W>, static_cast<unsigned>(batch * p.tiles), kBestThreads, stream, p);
 }
 
-// Compiled in solver_<type>.cu: a file a type, which compile side by side. `settle` is common to the types of one arithmetic.
+// Compiled in solver_<type>.cu: a file a type, which compile side by side. `settle` is common to the types of one arithmetic, and
+// values are gathered by words.
 #define LDEQ_SETTLE(prefix, A) prefix template void launch_settle<A>(const Settle<A>&, Stream);
 #define LDEQ_ANDERSON(prefix, F, G) prefix template void launch_step<F, G>(const AndersonStep<F, G>&, Stream);
 #define LDEQ_FIXED_POINT(prefix, F) prefix template void launch_step<F>(const FixedPointStep<F>&, Stream);
+#define LDEQ_GATHER(prefix, W) prefix template void launch_gather_best<W>(const BestSoFar<W>&, int64_t, Stream);
 
 LDEQ_SETTLE(extern, float)
 LDEQ_SETTLE(extern, double)
@@ -106,5 +108,9 @@ LDEQ_FIXED_POINT(extern, float)
 LDEQ_FIXED_POINT(extern, double)
 LDEQ_FIXED_POINT(extern, __nv_bfloat16)
 LDEQ_FIXED_POINT(extern, __half)
+LDEQ_GATHER(extern, uint16_t)
+LDEQ_GATHER(extern, uint32_t)
+LDEQ_GATHER(extern, uint2)
+LDEQ_GATHER(extern, uint4)
 
 }  // namespace ldeq

@@ -32,6 +32,7 @@ template <typename A>
 Tensor workspace(Settle<A>& p, int64_t tiles, const Tensor& like) {
   const int64_t batch = p.progress.batch;
   check_blocks(batch * tiles, "x");
+  STD_TORCH_CHECK(p.columns * tiles < int64_t{1} << 31, "x is too large for one launch: a sample may have 2e11 elements");
   p.tiles = static_cast<int>(tiles);
   const int64_t partials = batch * p.columns * tiles, alpha = p.n > 0 ? batch * kMaxHistory : 0;
   const int64_t todo = (batch * sizeof(int) + sizeof(A) - 1) / sizeof(A);

@@ -21,7 +21,7 @@ def compile_once(source: Path, output: str, flags: list[str]) -> Path:
     key = hashlib.sha256(repr((COMPILER, str(source), flags)).encode())
     read = [*SOURCES.glob("*.h"), *DEVICE_CODE.glob("*.*h"), *HERE.glob("*.h"), source]
     # The program for the sanitizers includes the files that hold the kernels.
-    for path in sorted([*read, *(DEVICE_CODE.glob("*_f32.cu") if source.parent == HERE else [])]):
+    for path in sorted([*read, *(DEVICE_CODE.glob("*_*.cu") if source.parent == HERE else [])]):
         key.update(path.read_bytes())
     return once(key, output, [*FLAGS, *flags, "-x", "c++", str(source)])
 
