@@ -1,11 +1,17 @@
-// Every operator's schema, in one place. Implementations register themselves per device: csrc/cpu/<op>.cpp for the CPU.
+// Every operator's schema, in one place. Implementations register themselves per device: csrc/cpu/<op>.cpp for the CPU,
+// csrc/cuda/<op>.cu for CUDA.
 //
 // The names, arguments and results are described where the public functions are: ldeq/ops/<op>.py, which also adds the
 // fake implementations and the gradients (the stable ABI has no autograd of its own).
 
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(ldeq, m) {
+// tests/host builds the CUDA operators for CPU tensors, under a name of their own.
+#ifndef LDEQ_NAMESPACE
+#define LDEQ_NAMESPACE ldeq
+#endif
+
+STABLE_TORCH_LIBRARY(LDEQ_NAMESPACE, m) {
   m.def(
       "softargmax_forward(Tensor logits, Tensor beta, float eps, float scale_x, float offset_x, float scale_y, "
       "float offset_y, bool want_heatmap) -> (Tensor heatmap, Tensor xy, Tensor std, Tensor stats)");

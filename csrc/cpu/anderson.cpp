@@ -12,8 +12,6 @@ namespace {
 
 using torch::stable::parallel_for;
 
-constexpr double kRestartFactor = 10, kMaxWeightNorm = 1e4;
-
 struct Step {
   Type state, work, history;
   int64_t batch, dim, tiles;
@@ -174,28 +172,11 @@ void anderson_step(const Tensor& x, std::vector<Tensor> f_ring, std::optional<Te
                    const Tensor& gram, const Tensor& numbers, const Tensor& flags, const Tensor& kept,
                    std::optional<Tensor> x_next, std::optional<Tensor> x_cast, int64_t slot, double beta, double ridge, double tol,
                    bool relative, bool batch_stop, bool safeguards) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must have shape (B, D)");
-  STD_TORCH_CHECK(g_ring.dim() == 3, "g_ring must have shape (m, B, D)");
+  check_anderson({x, numbers, flags, kept, leaving, x_next, x_cast}, f_ring, g_ring, gram, slot, DeviceType::CPU);
   const int64_t batch = x.size(0), dim = x.size(1), m = g_ring.size(0), n = (int64_t)f_ring.size();
-  STD_TORCH_CHECK(1 <= m && m <= kMaxHistory, "m must lie in 1..16, got ", m);
-  STD_TORCH_CHECK(1 <= n && n <= m, "f_ring must have 1..m entries, got ", n);
-  STD_TORCH_CHECK(0 <= slot && slot < n, "slot must name an entry of f_ring, got ", slot);
-  const ScalarType state = f_ring[0].scalar_type(), work = accumulator(state);
   Step s{};
   s.state = type_of(f_ring[0], "f_ring");
-  check(x, "x", work, {batch, dim});
-  for (const Tensor& f : f_ring) {
-    check(f, "f_ring", state, {batch, dim});
-    s.f.push_back(f.const_data_ptr());
-  }
-  const bool half = g_ring.scalar_type() == ScalarType::BFloat16 && work == ScalarType::Float;
-  check(g_ring, "g_ring", half ? ScalarType::BFloat16 : work, {m, batch, dim});
-  check(gram, "gram", ScalarType::Double, {batch, m, m});
-  check(numbers, "numbers", ScalarType::Double, {batch, kNumbers});
-  check(flags, "flags", ScalarType::Long, {batch, kFlags + m});
-  check(kept, "kept", kept.scalar_type(), {batch, dim});
-  if (x_next) check(*x_next, "x_next", work, {batch, dim});
-  if (x_cast) check(*x_cast, "x_cast", state, {batch, dim});
+  for (const Tensor& f : f_ring) s.f.push_back(f.const_data_ptr());
   s.work = type_of(x, "x");
   s.history = type_of(g_ring, "g_ring");
   s.batch = batch;
@@ -213,19 +194,15 @@ void anderson_step(const Tensor& x, std::vector<Tensor> f_ring, std::optional<Te
   s.gram = static_cast<double*>(gram.mutable_data_ptr());
   s.numbers = static_cast<double*>(numbers.mutable_data_ptr());
   s.flags = static_cast<int64_t*>(flags.mutable_data_ptr());
-  s.x_next = x_next ? x_next->mutable_data_ptr() : nullptr;
-  s.x_cast = x_next && x_cast ? x_cast->mutable_data_ptr() : nullptr;
-  s.leaving = leaving_of(leaving, kept, dim);
+  s.x_next = mutable_pointer(x_next);
+  s.x_cast = s.x_next ? mutable_pointer(x_cast) : nullptr;
+  s.leaving = leaving_of(leaving, kept);
   run(s);
 }
 
 Tensor best_so_far(std::vector<Tensor> ring, const Tensor& kept, const Tensor& start, const Tensor& flags) {
-  STD_TORCH_CHECK(start.dim() == 2 && flags.dim() == 2 && flags.size(1) >= kFlags, "start and flags must have two dimensions");
+  check_best(ring, kept, start, flags, DeviceType::CPU);
   const int64_t batch = start.size(0), dim = start.size(1);
-  check(kept, "kept", start.scalar_type(), {batch, dim});
-  check(start, "start", start.scalar_type(), {batch, dim});
-  check(flags, "flags", ScalarType::Long, {batch, flags.size(1)});
-  for (const Tensor& value : ring) check(value, "ring", start.scalar_type(), {batch, dim});
   const int64_t bytes = dim * bytes_of(type_of(start, "start"));
   const int64_t* f = static_cast<const int64_t*>(flags.const_data_ptr());
   Tensor out = torch::stable::empty_like(start);

@@ -10,25 +10,17 @@ using torch::stable::parallel_for;
 void fixed_point_step(const Tensor& x, const Tensor& f, std::optional<Tensor> leaving, const Tensor& numbers, const Tensor& flags,
                       const Tensor& kept, std::optional<Tensor> x_next, std::optional<Tensor> x_cast, int64_t slot, double beta,
                       double tol, bool relative, bool batch_stop) {
-  STD_TORCH_CHECK(x.dim() == 2, "x must have shape (B, D)");
-  STD_TORCH_CHECK(slot == 0, "slot must be 0: a fixed-point step keeps no history, got ", slot);
+  check_fixed_point({x, numbers, flags, kept, leaving, x_next, x_cast}, f, slot, DeviceType::CPU);
   const int64_t batch = x.size(0), dim = x.size(1), tiles = std::max<int64_t>(1, (dim + kTile - 1) / kTile);
   const Type state = type_of(f, "f"), work = state == Type::f64 ? Type::f64 : Type::f32;
-  check(x, "x", accumulator(f.scalar_type()), {batch, dim});
-  check(f, "f", f.scalar_type(), {batch, dim});
-  check(numbers, "numbers", ScalarType::Double, {batch, kNumbers});
-  check(flags, "flags", ScalarType::Long, {batch, kFlags});
-  check(kept, "kept", kept.scalar_type(), {batch, dim});
-  if (x_next) check(*x_next, "x_next", x.scalar_type(), {batch, dim});
-  if (x_cast) check(*x_cast, "x_cast", f.scalar_type(), {batch, dim});
   double* numbers_ = static_cast<double*>(numbers.mutable_data_ptr());
   int64_t* flags_ = static_cast<int64_t*>(flags.mutable_data_ptr());
-  void* next = x_next ? x_next->mutable_data_ptr() : nullptr;
-  void* cast = x_next && x_cast ? x_cast->mutable_data_ptr() : nullptr;
+  void* next = mutable_pointer(x_next);
+  void* cast = next ? mutable_pointer(x_cast) : nullptr;
   const void* x_ = x.const_data_ptr();
   const void* f_ = f.const_data_ptr();
   const Stop stop{tol, relative, batch_stop};
-  const Leaving left = leaving_of(leaving, kept, dim);
+  const Leaving left = leaving_of(leaving, kept);
 
   std::vector<double> partial(batch * tiles * 2);
   std::vector<char> was_active(batch);

@@ -6,14 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../layout.h"
+
 namespace ldeq::cpu {
-
-enum class Type : int { f32, f64, bf16, f16 };
-
-constexpr int kMaxHistory = 16;
-
-// Numbers kept per map between forward and backward.
-enum Stat : int { kPeak, kTies, kTotal, kMass, kMeanX, kMeanY, kVariance, kStats = 8 };
 
 // Pixel i of a column lies at scale * i + offset.
 struct Axes {

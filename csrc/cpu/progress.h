@@ -7,19 +7,10 @@
 #include <limits>
 #include <vector>
 
-#include "check.h"
+#include "../check.h"
+#include "kernels.h"
 
 namespace ldeq::cpu {
-
-// Columns of `numbers` `(B, kNumbers)`, float64, and of `flags` `(B, kFlags + m)`, int64.
-enum Number : int { kResidual, kNorm, kFirstNorm, kLowest, kLast, kNumbers };
-enum Flag : int { kStatus, kIterations, kActive, kBest, kMixed, kFlags };
-enum Status : int64_t { kMaxIter, kConverged, kDiverged, kNonfinite };
-
-// Where the best value of a sample is: a slot of the ring (>= 0), the kept copy, or still the start.
-constexpr int64_t kInKept = -1, kInStart = -2;
-
-constexpr double kDivergenceFactor = 1e8;
 
 // Elements of one sample that one call of a kernel handles; the sums of tiles are added in their order, in double.
 constexpr int64_t kTile = 8192;
@@ -33,10 +24,6 @@ struct Measured {
   double norm, residual;
   bool finite() const { return std::isfinite(norm) && std::isfinite(residual); }
 };
-
-inline int64_t bytes_of(Type type) {
-  return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2;
-}
 
 inline char* at(void* base, int64_t elements, Type type) {
   return static_cast<char*>(base) + elements * bytes_of(type);
@@ -103,14 +90,9 @@ inline bool batch_converged(Type state, const std::vector<Measured>& all, const 
   return (state == Type::f64 ? mean : (double)(float)mean) <= stop.tol;
 }
 
-inline Leaving leaving_of(const std::optional<Tensor>& value, const Tensor& kept, int64_t dim) {
-  const Type type = type_of(kept, "kept");
-  const void* data = nullptr;
-  if (value) {
-    check(*value, "leaving", kept.scalar_type(), {kept.size(0), dim});
-    data = value->const_data_ptr();
-  }
-  return {static_cast<const char*>(data), static_cast<char*>(kept.mutable_data_ptr()), dim * bytes_of(type)};
+inline Leaving leaving_of(const std::optional<Tensor>& value, const Tensor& kept) {
+  return {static_cast<const char*>(pointer(value)), static_cast<char*>(kept.mutable_data_ptr()),
+          kept.size(1) * bytes_of(type_of(kept, "kept"))};
 }
 
 }  // namespace ldeq::cpu

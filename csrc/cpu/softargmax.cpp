@@ -2,7 +2,8 @@
 
 #include <memory>
 
-#include "check.h"
+#include "../check.h"
+#include "kernels.h"
 
 namespace ldeq::cpu {
 namespace {
@@ -38,18 +39,6 @@ Maps describe(const Tensor& in, const Tensor& stats, const Tensor* beta, double 
   return m;
 }
 
-void check_maps(const Tensor& maps, const char* name) {
-  STD_TORCH_CHECK(maps.dim() == 4 && maps.size(2) > 0 && maps.size(3) > 0, name,
-                  " must have shape (B, K, H, W) with H, W >= 1");
-}
-
-Tensor contiguous_beta(const Tensor& beta, const Tensor& logits) {
-  STD_TORCH_CHECK(beta.scalar_type() == ScalarType::Double, "beta must be float64");
-  STD_TORCH_CHECK(beta.is_cpu(), "beta must be on the CPU like the logits");
-  STD_TORCH_CHECK(beta.dim() == 0 || (beta.dim() == 1 && beta.size(0) == logits.size(1)), "beta must have shape () or (K,)");
-  return contiguous(beta);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& maps, const Tensor* beta, double eps, const Axes& axes,
                                                    bool want_heatmap) {
   const Tensor in = contiguous(maps);
@@ -63,21 +52,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& maps, const Ten
   return {heatmap, xy, std, stats};
 }
 
-std::tuple<Tensor, Tensor> backward(const std::optional<Tensor>& grad_heatmap, const std::optional<Tensor>& grad_xy,
-                                    const std::optional<Tensor>& grad_std, const Tensor& maps, const Tensor* beta,
-                                    const Tensor& stats, const Axes& axes) {
+std::tuple<Tensor, Tensor> backward(const MapGradients& grads, const Tensor& maps, const Tensor* beta, const Tensor& stats,
+                                    const Axes& axes) {
   const Tensor in = contiguous(maps);
   const int64_t b = in.size(0), k = in.size(1);
-  const ScalarType acc = accumulator(in.scalar_type());
-  check(stats, "stats", ScalarType::Double, {b, k, kStats});
-  std::optional<Tensor> gh, gxy, gstd;
-  if (grad_heatmap) check(*(gh = contiguous(*grad_heatmap)), "grad_heatmap", in.scalar_type(), {b, k, in.size(2), in.size(3)});
-  if (grad_xy) check(*(gxy = contiguous(*grad_xy)), "grad_xy", acc, {b, k, 2});
-  if (grad_std) check(*(gstd = contiguous(*grad_std)), "grad_std", acc, {b, k});
   Tensor grad_in = torch::stable::empty_like(in), grad_beta = empty({b, k}, ScalarType::Double, in);
-  const auto pointer = [](const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; };
-  const MapsBackward a{describe(in, stats, beta, 0, axes), pointer(gh), pointer(gxy), pointer(gstd), grad_in.mutable_data_ptr(),
-                       static_cast<double*>(grad_beta.mutable_data_ptr())};
+  const MapsBackward a{describe(in, stats, beta, 0, axes), pointer(grads.heatmap),   pointer(grads.xy),
+                       pointer(grads.std),                 grad_in.mutable_data_ptr(), static_cast<double*>(grad_beta.mutable_data_ptr())};
   over_maps(a.maps, b * k, [&](int64_t begin, int64_t end, void* s) { kernels().softargmax_backward(a, begin, end, s); });
   return {grad_in, grad_beta};
 }
@@ -85,8 +66,7 @@ std::tuple<Tensor, Tensor> backward(const std::optional<Tensor>& grad_heatmap, c
 std::tuple<Tensor, Tensor, Tensor, Tensor> softargmax_forward(const Tensor& logits, const Tensor& beta, double eps, double scale_x,
                                                               double offset_x, double scale_y, double offset_y,
                                                               bool want_heatmap) {
-  check_maps(logits, "logits");
-  const Tensor b = contiguous_beta(beta, logits);
+  const Tensor b = checked_beta(check_maps(logits, "logits", DeviceType::CPU), beta, logits);
   return forward(logits, &b, eps, {scale_x, offset_x, scale_y, offset_y}, want_heatmap);
 }
 
@@ -94,23 +74,23 @@ std::tuple<Tensor, Tensor> softargmax_backward(std::optional<Tensor> grad_heatma
                                                std::optional<Tensor> grad_std, const Tensor& logits, const Tensor& beta,
                                                const Tensor& stats, double scale_x, double offset_x, double scale_y,
                                                double offset_y) {
-  check_maps(logits, "logits");
-  const Tensor b = contiguous_beta(beta, logits);
-  return backward(grad_heatmap, grad_xy, grad_std, logits, &b, stats, {scale_x, offset_x, scale_y, offset_y});
+  const Place place = check_maps(logits, "logits", DeviceType::CPU);
+  const Tensor b = checked_beta(place, beta, logits);
+  return backward({place, grad_heatmap, grad_xy, grad_std, logits, stats}, logits, &b, stats, {scale_x, offset_x, scale_y, offset_y});
 }
 
 std::tuple<Tensor, Tensor, Tensor> heatmap_readout_forward(const Tensor& heatmap, double eps, double scale_x, double offset_x,
                                                            double scale_y, double offset_y) {
-  check_maps(heatmap, "heatmap");
+  check_maps(heatmap, "heatmap", DeviceType::CPU);
   auto [unused, xy, std, stats] = forward(heatmap, nullptr, eps, {scale_x, offset_x, scale_y, offset_y}, false);
   return {xy, std, stats};
 }
 
 Tensor heatmap_readout_backward(std::optional<Tensor> grad_xy, std::optional<Tensor> grad_std, const Tensor& heatmap,
                                 const Tensor& stats, double scale_x, double offset_x, double scale_y, double offset_y) {
-  check_maps(heatmap, "heatmap");
-  return std::get<0>(
-      backward(std::nullopt, grad_xy, grad_std, heatmap, nullptr, stats, {scale_x, offset_x, scale_y, offset_y}));
+  const Place place = check_maps(heatmap, "heatmap", DeviceType::CPU);
+  return std::get<0>(backward({place, std::nullopt, grad_xy, grad_std, heatmap, stats}, heatmap, nullptr, stats,
+                              {scale_x, offset_x, scale_y, offset_y}));
 }
 
 }  // namespace

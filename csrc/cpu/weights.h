@@ -8,8 +8,6 @@
 
 namespace ldeq::cpu {
 
-constexpr double kPivotFloor = 1e-7, kVanished = 1e-20;
-
 // alpha for the `n` entries of `gram` (row length m) that `slots` names, in that order.
 inline void mixing_weights(const double* gram, int m, const int* slots, int n, double ridge, double* alpha) {
   double a[kMaxHistory][kMaxHistory], scale[kMaxHistory], y[kMaxHistory];

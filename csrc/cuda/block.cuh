@@ -59,4 +59,30 @@ __device__ __forceinline__ void reduce_block(A (&values)[kCount], Op op, Exchang
   }
 }
 
+// Shared memory of `sum_columns`.
+template <typename A, int kThreads, int kCount>
+struct WarpSums {
+  A at[kCount][kThreads / kWarp];
+};
+
+// Adds up each of kCount values over the block, and writes the first `columns` sums to `to`, `stride` apart. A thread a column, so that
+// many sums cost few registers.
+template <int kThreads, typename A, int kCount>
+__device__ __forceinline__ void sum_columns(const A (&values)[kCount], A (&shared)[kCount][kThreads / kWarp], A* to, int columns,
+                                            int64_t stride) {
+  static_assert(kThreads % kWarp == 0 && kThreads >= kCount, "whole warps, and a thread a column");
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, column = threadIdx.x;
+#pragma unroll
+  for (int c = 0; c < kCount; ++c) {
+    const A sum = reduce_warp(values[c], Sum());
+    if (lane == 0) shared[c][warp] = sum;
+  }
+  __syncthreads();
+  if (column >= columns) return;
+  A total = shared[column][0];
+#pragma unroll
+  for (int w = 1; w < kThreads / kWarp; ++w) total += shared[column][w];
+  to[column * stride] = total;
+}
+
 }  // namespace ldeq

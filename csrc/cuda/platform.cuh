@@ -39,7 +39,7 @@ struct Element;
 template <>
 struct Element<float> {
   using Accumulate = float;
-  static constexpr float kLargest = FLT_MAX;
+  static constexpr float kLargest = FLT_MAX, kLeast = FLT_MIN;
   static __device__ __forceinline__ float load(float v) { return v; }
   static __device__ __forceinline__ float store(float v) { return v; }
 };
@@ -47,7 +47,7 @@ struct Element<float> {
 template <>
 struct Element<double> {
   using Accumulate = double;
-  static constexpr double kLargest = DBL_MAX;
+  static constexpr double kLargest = DBL_MAX, kLeast = DBL_MIN;
   static __device__ __forceinline__ double load(double v) { return v; }
   static __device__ __forceinline__ double store(double v) { return v; }
 };
@@ -127,6 +127,15 @@ __device__ __forceinline__ void store(T* to, const Accumulate<T> (&from)[kVec]) 
       *reinterpret_cast<typename Word<kBytes>::Type*>(to + start) = word;
     }
   }
+}
+
+// list[i] for an i known at run time only: indexing would copy the array to local memory.
+template <typename T, int kN>
+__device__ __forceinline__ const T* pick(const T* const (&list)[kN], int i) {
+  const T* from = nullptr;
+#pragma unroll
+  for (int j = 0; j < kN; ++j) from = j == i ? list[j] : from;
+  return from;
 }
 
 inline bool aligned(const void* pointer, int bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }

@@ -3,13 +3,10 @@
 // One block a map. Maps of up to kThreads * kItems pixels are held in registers: one read. Bigger ones are read three times.
 #pragma once
 
+#include "../layout.h"
 #include "block.cuh"
 
 namespace ldeq {
-
-// What the backward pass needs of each map, `kStats` numbers: max (0 for a map of -inf alone), sum + eps, mean and variance of
-// column and row in pixels, and how many pixels share the max.
-enum Stat { kPeak, kTotal, kMeanX, kMeanY, kVarX, kVarY, kTies, kStats };
 
 // Pixel (row, column) lies at scale * index + offset in the chosen coordinates.
 template <typename A>
@@ -24,9 +21,14 @@ struct Maps {
   uint64_t magic;  // see `division_magic`
 };
 
-// A map's pixel is divided by the width by multiplication and shift, which is exact for `divisible` maps (up to 1,625 x 1,625).
-inline uint64_t division_magic(int64_t width) { return ((uint64_t{1} << 32) + width - 1) / width; }
-inline bool divisible(int64_t height, int64_t width) { return height * width * width <= int64_t{1} << 32; }
+// A map's pixel is divided by the width by multiplication and shift, which is exact for `divisible` maps (up to 10,321 x 10,321).
+constexpr int kDivisionShift = 40;
+inline uint64_t division_magic(int64_t width) { return ((uint64_t{1} << kDivisionShift) + width - 1) / width; }
+inline bool divisible(int64_t height, int64_t width) {
+  // Pixels, and products with the magic number of 2^40 / width, stay within their types.
+  const bool small = height < int64_t{1} << 23 && width < int64_t{1} << 30 && height * width <= int64_t{1} << 30;
+  return small && height * width * width <= int64_t{1} << kDivisionShift;
+}
 
 template <typename T>
 struct SoftargmaxForward {
@@ -34,17 +36,17 @@ struct SoftargmaxForward {
   Maps maps;
   Axes<A> axes;
   A eps;
-  const A* beta;     // (channels) or (1), see beta_stride
+  const double* beta;  // (channels) or (1), see beta_stride
   int beta_stride;   // 1 for a beta of each channel, else 0
   const T* input;    // logits, or heatmaps where kNormalise is false
   T* heatmap;        // (maps, height, width), or null
   A* xy;             // (maps, 2)
   A* std;            // (maps)
-  A* stats;          // (maps, kStats)
+  double* stats;     // (maps, kStats)
 };
 
 __device__ __forceinline__ int row_of(const Maps& maps, int pixel) {
-  return static_cast<int>((pixel * maps.magic) >> 32);
+  return static_cast<int>((pixel * maps.magic) >> kDivisionShift);
 }
 
 // Offset of a map's first element.
@@ -137,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const Softargm
   A peak[1] = {-INFINITY};
   A beta = 1;
   if constexpr (kNormalise) {
-    beta = p.beta[map % p.maps.channels * p.beta_stride];
+    beta = static_cast<A>(p.beta[map % p.maps.channels * p.beta_stride]);
     pixels.visit([&](A(&values)[kVec], int) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) peak[0] = Max()(peak[0], values[j]);
@@ -182,19 +184,20 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const Softargm
   reduce_block<kThreads>(squares, Sum(), exchange, 0);
 
   if (threadIdx.x == 0) {
-    const A mass = sums[0] / total, var_x = squares[0] / total, var_y = squares[1] / total;
-    const A variance = (var_x + var_y) / 2;
+    const A mass = sums[0] / total, variance = (squares[0] / total + squares[1] / total) / 2;
     p.xy[2 * map] = mean_x * p.axes.scale_x + mass * p.axes.offset_x;
     p.xy[2 * map + 1] = mean_y * p.axes.scale_y + mass * p.axes.offset_y;
     p.std[map] = (variance > 0 ? root(variance) : variance) * p.axes.scale_x;
-    A* const stats = p.stats + map * kStats;
+    double* const stats = p.stats + map * kStats;
     stats[kPeak] = peak[0];
+    stats[kTies] = sums[3];
     stats[kTotal] = total;
+    // Its distance from 1 is what counts, and in float that would be rounding.
+    stats[kMass] = 1 - static_cast<double>(p.eps / total);
     stats[kMeanX] = mean_x;
     stats[kMeanY] = mean_y;
-    stats[kVarX] = var_x;
-    stats[kVarY] = var_y;
-    stats[kTies] = sums[3];
+    stats[kVariance] = variance;
+    stats[kStats - 1] = 0;
   }
 }
 

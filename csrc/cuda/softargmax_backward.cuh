@@ -20,16 +20,15 @@ struct SoftargmaxBackward {
   using A = Accumulate<T>;
   Maps maps;
   Axes<A> axes;
-  A eps;
-  const A* beta;
+  const double* beta;
   int beta_stride;
   const T* logits;        // unused where kNormalise is false
-  const A* stats;         // of the forward pass
+  const double* stats;    // of the forward pass
   const T* grad_heatmap;  // (maps, height, width), or null
   const A* grad_xy;       // (maps, 2), or null
   const A* grad_std;      // (maps), or null
   T* grad_input;          // (maps, height, width)
-  A* grad_beta;           // (maps), or null; summed by `sum_beta_gradient`
+  double* grad_beta;      // (maps), each map's part, or null
 };
 
 // dL/dz of one map's readout as a function of the place.
@@ -40,20 +39,20 @@ struct ReadoutGradient {
   A sum;  // of z dL/dz over the map
 
   __device__ __forceinline__ ReadoutGradient(const SoftargmaxBackward<T>& p, int64_t map) {
-    const A* const stats = p.stats + map * kStats;
-    mean_x = stats[kMeanX];
-    mean_y = stats[kMeanY];
-    const A total = stats[kTotal], lost = p.eps / total;
+    const double* const stats = p.stats + map * kStats;
+    mean_x = static_cast<A>(stats[kMeanX]);
+    mean_y = static_cast<A>(stats[kMeanY]);
+    const A total = static_cast<A>(stats[kTotal]), lost = static_cast<A>(1 - stats[kMass]);
     const A grad_x = p.grad_xy == nullptr ? A(0) : p.grad_xy[2 * map];
     const A grad_y = p.grad_xy == nullptr ? A(0) : p.grad_xy[2 * map + 1];
     const A grad_std = p.grad_std == nullptr ? A(0) : p.grad_std[map];
-    const A variance = (stats[kVarX] + stats[kVarY]) / 2;
+    const A variance = static_cast<A>(stats[kVariance]);
     // As the reference: where the variance is 0, std is the variance itself.
     const A v = grad_std * p.axes.scale_x * (variance > 0 ? 1 / (4 * root(variance)) : A(0.5));
     slope_x = (grad_x * p.axes.scale_x - 2 * v * mean_x * lost) / total;
     slope_y = (grad_y * p.axes.scale_y - 2 * v * mean_y * lost) / total;
     square = v / total;
-    const A a = grad_x * p.axes.offset_x + grad_y * p.axes.offset_y, spread = stats[kVarX] + stats[kVarY];
+    const A a = grad_x * p.axes.offset_x + grad_y * p.axes.offset_y, spread = 2 * variance;
     constant = a * lost / total - square * spread;
     const A q = a * (1 - lost) + grad_x * p.axes.scale_x * mean_x + grad_y * p.axes.scale_y * mean_y +
                 v * (spread - 2 * lost * (mean_x * mean_x + mean_y * mean_y));
@@ -76,8 +75,8 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
   const int64_t map = blockIdx.x;
   Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.logits + map_offset(p.maps, map));
   const ReadoutGradient<T> gradient(p, map);
-  const A beta = p.beta[map % p.maps.channels * p.beta_stride];
-  const A peak = p.stats[map * kStats + kPeak], ties = p.stats[map * kStats + kTies];
+  const A beta = static_cast<A>(p.beta[map % p.maps.channels * p.beta_stride]);
+  const A peak = static_cast<A>(p.stats[map * kStats + kPeak]), ties = static_cast<A>(p.stats[map * kStats + kTies]);
   const T* const grad_heatmap = p.grad_heatmap == nullptr ? nullptr : p.grad_heatmap + map * pixels.count;
 
   // dL/dh but for the share of the max; held values are replaced by it, and `at_peak` remembers what they were.
@@ -160,17 +159,6 @@ __global__ void __launch_bounds__(kThreads, 1) readout_backward(const Softargmax
     }
     store<kVec>(out + first, grads);
   }
-}
-
-// Gradient of beta from the maps' parts: one block a channel, or one in all for a single beta (`channels` 1).
-template <typename A, int kThreads>
-__global__ void __launch_bounds__(kThreads, 1) sum_beta_gradient(const A* parts, A* grad_beta, int64_t count, int channels) {
-  using Shared = Exchange<A, kThreads, 1>;
-  LDEQ_SHARED(Shared, exchange);
-  A sum[1] = {0};
-  for (int64_t i = threadIdx.x; i < count / channels; i += kThreads) sum[0] += parts[i * channels + blockIdx.x];
-  reduce_block<kThreads>(sum, Sum(), exchange, 0);
-  if (threadIdx.x == 0) grad_beta[blockIdx.x] = sum[0];
 }
 
 }  // namespace ldeq

@@ -92,10 +92,16 @@ void launch_readout_backward(const SoftargmaxBackward<T>& p, int64_t maps, Strea
   }
 }
 
-// parts (batch, channels) to grad_beta (channels), or to one number where `channels` is 1.
-template <typename A>
-void launch_sum_beta_gradient(const A* parts, A* grad_beta, int64_t count, int channels, Stream stream) {
-  LDEQ_LAUNCH((sum_beta_gradient<A, 256>), static_cast<unsigned>(channels), 256, stream, parts, grad_beta, count, channels);
-}
+// Compiled in softargmax_<type>.cu: a file a type, which compile side by side.
+#define LDEQ_SOFTARGMAX(prefix, T)                                                                 \
+  prefix template void launch_softargmax_forward<T>(const SoftargmaxForward<T>&, int64_t, Stream);   \
+  prefix template void launch_readout_forward<T>(const SoftargmaxForward<T>&, int64_t, Stream);      \
+  prefix template void launch_softargmax_backward<T>(const SoftargmaxBackward<T>&, int64_t, Stream); \
+  prefix template void launch_readout_backward<T>(const SoftargmaxBackward<T>&, int64_t, Stream);
+
+LDEQ_SOFTARGMAX(extern, float)
+LDEQ_SOFTARGMAX(extern, double)
+LDEQ_SOFTARGMAX(extern, __nv_bfloat16)
+LDEQ_SOFTARGMAX(extern, __half)
 
 }  // namespace ldeq

@@ -2,65 +2,115 @@
 #pragma once
 
 #include "anderson.cuh"
+#include "best.cuh"
 #include "fixed_point.cuh"
 
 namespace ldeq {
 
-// Four elements an access: 16 bytes of float; eight of a half type would ask for twice the registers.
-constexpr int kStepVec = 4;
+// Four elements an access: 16 bytes of float; eight of a half type would ask for twice the registers. float64 is there for checks
+// and not for speed: one element, and one bound on the history.
+template <typename F>
+constexpr int kStepVec = sizeof(F) == 8 ? 1 : 4;
 
-// Tiles of a state for anderson_*: what `partials` is sized by. Depends on `wide`, see `step_is_wide`.
-inline int step_tiles(int64_t size, bool wide) {
-  const int tile = wide ? kTile<kStepVec> : kTile<1>;
-  return static_cast<int>((size + tile - 1) / tile);
+// Whether every sample's row of all these starts on an address that a vector access takes; a null counts as one.
+template <int kVec, typename... T>
+bool rows_are_wide(int64_t size, const T*... rows) {
+  return size % kVec == 0 && (... && aligned(rows, kVec * sizeof(T)));
 }
 
-inline int fixed_point_tiles(int64_t size, bool wide) {
-  const int tile = wide ? kFixedPointTile<kStepVec> : kFixedPointTile<1>;
-  return static_cast<int>((size + tile - 1) / tile);
-}
+// At least one, so that a state of no elements is recorded all the same.
+inline int64_t tiles_of(int64_t size, int tile) { return size > 0 ? (size + tile - 1) / tile : 1; }
 
-// Every sample's row must start on an aligned address.
-inline bool step_is_wide(int64_t size) { return size % kStepVec == 0; }
-
-template <typename F, typename G, int kN, int kVec>
-void launch_anderson(const AndersonStep<F, G>& p, Stream stream) {
-  const auto grid = static_cast<unsigned>(p.progress.batch * p.tiles);
-  LDEQ_LAUNCH((anderson_gram<F, G, kN, kVec>), grid, kStepThreads, stream, p);
-  if (!p.last) LDEQ_LAUNCH((anderson_mix<F, G, kN, kVec>), grid, kStepThreads, stream, p);
-}
-
-// Buffers must be aligned to 16 bytes where `step_is_wide`; `tiles` is set here.
 template <typename F, typename G>
-void launch_anderson_step(AndersonStep<F, G> p, Stream stream) {
-  if (p.progress.batch == 0 || p.size == 0) return;
-  const bool wide = step_is_wide(p.size);
-  p.tiles = step_tiles(p.size, wide);
-  if (p.n <= 8) {
-    wide ? launch_anderson<F, G, 8, kStepVec>(p, stream) : launch_anderson<F, G, 8, 1>(p, stream);
-  } else {
-    wide ? launch_anderson<F, G, 16, kStepVec>(p, stream) : launch_anderson<F, G, 16, 1>(p, stream);
-  }
+bool is_wide(const AndersonStep<F, G>& p) {
+  bool wide = rows_are_wide<kStepVec<F>>(p.size, p.x, p.x_next, p.x_cast);
+  for (int i = 0; i < p.n; ++i) wide = wide && rows_are_wide<kStepVec<F>>(p.size, p.f[i], p.g[i]);
+  return wide;
 }
 
 template <typename F>
-void launch_fixed_point_step(FixedPointStep<F> p, Stream stream) {
-  if (p.progress.batch == 0 || p.size == 0) return;
-  const bool wide = step_is_wide(p.size);
-  p.tiles = fixed_point_tiles(p.size, wide);
-  const auto grid = static_cast<unsigned>(p.progress.batch * p.tiles);
-  if (wide) {
-    LDEQ_LAUNCH((fixed_point_step<F, kStepVec>), grid, kFixedPointThreads, stream, p);
+bool is_wide(const FixedPointStep<F>& p) {
+  return rows_are_wide<kStepVec<F>>(p.size, p.f, p.x, p.x_next, p.x_cast);
+}
+
+// Tiles of a state: what `partials` is sized by, and what `launch_step` takes as settled.
+template <typename F, typename G>
+int64_t step_tiles(const AndersonStep<F, G>& p) {
+  return tiles_of(p.size, is_wide(p) ? kTile<kStepVec<F>> : kTile<1>);
+}
+
+template <typename F>
+int64_t step_tiles(const FixedPointStep<F>& p) {
+  return tiles_of(p.size, is_wide(p) ? kFixedPointTile<kStepVec<F>> : kFixedPointTile<1>);
+}
+
+template <typename A>
+void launch_settle(const Settle<A>& p, Stream stream) {
+  LDEQ_LAUNCH(settle<A>, static_cast<unsigned>(p.progress.batch), kSettleThreads, stream, p);
+}
+
+template <typename F, typename G, int kN, int kVec>
+void launch_anderson(const AndersonStep<F, G>& p, Stream stream) {
+  const auto grid = static_cast<unsigned>(p.settle.progress.batch * p.settle.tiles);
+  LDEQ_LAUNCH((anderson_gram<F, G, kN, kVec>), grid, kStepThreads, stream, p);
+  launch_settle(p.settle, stream);
+  // After the last evaluation there is nothing to mix, but a best value may leave.
+  if (p.x_next != nullptr || p.leaving.from != nullptr) LDEQ_LAUNCH((anderson_mix<F, G, kN, kVec>), grid, kStepThreads, stream, p);
+}
+
+template <typename F, typename G>
+void launch_step(const AndersonStep<F, G>& p, Stream stream) {
+  const bool wide = is_wide(p);
+  if constexpr (sizeof(F) == 8) {
+    launch_anderson<F, G, kMaxHistory, 1>(p, stream);
+  } else if (p.n <= 8) {
+    wide ? launch_anderson<F, G, 8, kStepVec<F>>(p, stream) : launch_anderson<F, G, 8, 1>(p, stream);
   } else {
-    LDEQ_LAUNCH((fixed_point_step<F, 1>), grid, kFixedPointThreads, stream, p);
+    wide ? launch_anderson<F, G, 16, kStepVec<F>>(p, stream) : launch_anderson<F, G, 16, 1>(p, stream);
   }
 }
 
-template <typename S, typename F>
-void launch_finish(Finish<S, F> p, int64_t batch, Stream stream) {
-  if (batch == 0 || p.size == 0) return;
-  p.tiles = static_cast<int>((p.size + 4095) / 4096);
-  LDEQ_LAUNCH((finish<S, F, 256>), static_cast<unsigned>(batch * p.tiles), 256, stream, p);
+template <typename F, int kVec>
+void launch_fixed_point(const FixedPointStep<F>& p, Stream stream) {
+  const auto grid = static_cast<unsigned>(p.settle.progress.batch * p.settle.tiles);
+  LDEQ_LAUNCH((fixed_point_move<F, kVec>), grid, kFixedPointThreads, stream, p);
+  launch_settle(p.settle, stream);
+  if (p.x_next != nullptr || p.leaving.from != nullptr) LDEQ_LAUNCH((fixed_point_repair<F, kVec>), grid, kFixedPointThreads, stream, p);
 }
+
+template <typename F>
+void launch_step(const FixedPointStep<F>& p, Stream stream) {
+  is_wide(p) ? launch_fixed_point<F, kStepVec<F>>(p, stream) : launch_fixed_point<F, 1>(p, stream);
+}
+
+template <typename W>
+void launch_gather_best(const BestSoFar<W>& p, int64_t batch, Stream stream) {
+  LDEQ_LAUNCH(gather_best<W>, static_cast<unsigned>(batch * p.tiles), kBestThreads, stream, p);
+}
+
+// Compiled in solver_<type>.cu: a file a type, which compile side by side. `settle` is common to the types of one arithmetic, and
+// values are gathered by words.
+#define LDEQ_SETTLE(prefix, A) prefix template void launch_settle<A>(const Settle<A>&, Stream);
+#define LDEQ_ANDERSON(prefix, F, G) prefix template void launch_step<F, G>(const AndersonStep<F, G>&, Stream);
+#define LDEQ_FIXED_POINT(prefix, F) prefix template void launch_step<F>(const FixedPointStep<F>&, Stream);
+#define LDEQ_GATHER(prefix, W) prefix template void launch_gather_best<W>(const BestSoFar<W>&, int64_t, Stream);
+
+LDEQ_SETTLE(extern, float)
+LDEQ_SETTLE(extern, double)
+LDEQ_ANDERSON(extern, float, float)
+LDEQ_ANDERSON(extern, float, __nv_bfloat16)
+LDEQ_ANDERSON(extern, double, double)
+LDEQ_ANDERSON(extern, __nv_bfloat16, float)
+LDEQ_ANDERSON(extern, __nv_bfloat16, __nv_bfloat16)
+LDEQ_ANDERSON(extern, __half, float)
+LDEQ_ANDERSON(extern, __half, __nv_bfloat16)
+LDEQ_FIXED_POINT(extern, float)
+LDEQ_FIXED_POINT(extern, double)
+LDEQ_FIXED_POINT(extern, __nv_bfloat16)
+LDEQ_FIXED_POINT(extern, __half)
+LDEQ_GATHER(extern, uint16_t)
+LDEQ_GATHER(extern, uint32_t)
+LDEQ_GATHER(extern, uint2)
+LDEQ_GATHER(extern, uint4)
 
 }  // namespace ldeq

@@ -1,22 +1,32 @@
-"""Loads the native library `_C` (built from csrc/ by setup.py), once, and knows why not where it cannot."""
+"""Loads the native libraries, built from csrc/ by setup.py, once, and knows why not where it cannot.
+
+`_C` holds the schemas of all operators and the CPU kernels, `_C_cuda` the CUDA kernels: without the first the second is of no
+use. Nothing here starts CUDA: a process that imports ldeq may still fork.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def _load() -> str | None:
-    """None if the library's operators are there, else the reason why not, in one line."""
-    library = _PACKAGE / "_C.so"
-    if not library.exists():
-        return build_report().get("cpu", "the native library was not built; reinstall with pip install --no-build-isolation")
+def _load(name: str) -> str | None:
+    """None if the library ldeq/``name`` is loaded now, else the reason why not, in one line."""
+    path = _PACKAGE / name
+    if not path.exists():
+        return build_report().get(
+            "cuda" if "cuda" in name else "cpu",
+            f"the native library {name} was not built; reinstall with pip install --no-build-isolation",
+        )
     try:
-        torch.ops.load_library(str(library))
+        torch.ops.load_library(str(path))
     except OSError as error:
         built = build_report().get("torch", "an unknown torch")
         return (
@@ -25,8 +35,9 @@ def _load() -> str | None:
     return None
 
 
+@cache
 def build_report() -> dict[str, str]:
-    """What setup.py wrote down about the build: compiler, torch, hash of the sources, or the reason why there is none."""
+    """What setup.py wrote down about the build: compilers, torch, hash of the sources, or the reason why there is none."""
     try:
         report = json.loads((_PACKAGE / "_build.json").read_text())
     except (OSError, ValueError):
@@ -34,5 +45,92 @@ def build_report() -> dict[str, str]:
     return {str(k): str(v) for k, v in report.items()} if isinstance(report, dict) else {}
 
 
-MISSING: str | None = _load()
-"""Why the native operators are missing; None where they are there."""
+def _load_cuda(cpu_missing: str | None) -> str | None:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if cpu_missing is not None:
+        return f"the operators' schemas are in the CPU library, and {cpu_missing}"
+    return _load("_C_cuda.so") or unsupported(build_report(), driver_version(), gpu_capabilities())
+
+
+def unsupported(report: dict[str, str], driver: int | None, gpus: list[tuple[int, int]] | None) -> str | None:
+    """Why the CUDA kernels of the build `report` cannot run with this driver on these GPUs, or None.
+
+    Args:
+        report: as `build_report`; its ``cuda_archs`` is like ``"7.5 8.0 12.0+PTX"``, its ``toolkit`` like ``"13.0"``.
+        driver: newest CUDA version that the driver serves, as 13000 for 13.0; None without a driver.
+        gpus: compute capabilities; None where they cannot be told, which counts as good.
+    """
+    if driver is None:
+        return "no NVIDIA driver was found"
+    toolkit = report.get("toolkit", "0.0")
+    if driver // 1000 < int(toolkit.split(".")[0]):
+        floor = f" (driver {DRIVER_FLOOR[toolkit.split('.')[0]]} or newer)" if toolkit.split(".")[0] in DRIVER_FLOOR else ""
+        return (
+            f"the compiled kernels need a driver for CUDA {toolkit}{floor}, and this one serves CUDA "
+            f"{driver // 1000}.{driver % 1000 // 10}"
+        )
+    if gpus is None or any(has_image(report.get("cuda_archs", ""), gpu) for gpu in gpus):
+        return None
+    if not gpus:
+        return "this machine has no NVIDIA GPU"
+    found = ", ".join(sorted({f"{major}.{minor}" for major, minor in gpus}))
+    return f"no kernel image for a GPU of compute capability {found}; built for {report.get('cuda_archs')}"
+
+
+# The first driver that serves each major version of the toolkit.
+DRIVER_FLOOR = {"12": "525", "13": "580"}
+
+
+def has_image(archs: str, gpu: tuple[int, int]) -> bool:
+    """Machine code runs on its own major version from its minor version upwards, PTX on everything newer."""
+    for arch in archs.split():
+        major, minor = (int(part) for part in arch.removesuffix("+PTX").split("."))
+        if gpu[0] == major and gpu[1] >= minor or arch.endswith("+PTX") and gpu >= (major, minor):
+            return True
+    return False
+
+
+def driver_version() -> int | None:
+    """The CUDA version that the driver serves, as 13000 for 13.0; None without a driver."""
+    version = ctypes.c_int()
+    try:
+        status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return version.value if status == 0 and version.value > 0 else None
+
+
+def gpu_capabilities() -> list[tuple[int, int]] | None:
+    """Compute capabilities of all GPUs, from the management library, which does not start CUDA; None where it is missing."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2() != 0:
+        return None
+    try:
+        return _capabilities(nvml)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _capabilities(nvml: Any) -> list[tuple[int, int]] | None:
+    count, found = ctypes.c_uint(), []
+    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+        return None
+    for index in range(count.value):
+        handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
+            return None
+        if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)) != 0:
+            return None
+        found.append((major.value, minor.value))
+    return found
+
+
+MISSING: str | None = _load("_C.so")
+"""Why the CPU library, and with it every operator's schema, is missing; None where it is there."""
+
+CUDA_MISSING: str | None = _load_cuda(MISSING)
+"""Why the CUDA kernels cannot run here; None where they can."""

@@ -1,5 +1,7 @@
-// Runs CUDA device code on the CPU: a CUDA thread is a std::thread, __syncthreads a barrier of its block, a shuffle an exchange
-// among the 32 threads of its warp. Several blocks run at the same time, so that sanitizers see races between blocks too.
+// Runs CUDA device code on the CPU: __syncthreads is a barrier of a block, a shuffle an exchange among the 32 threads of its warp.
+//
+// A CUDA thread is a fiber, and one thread of the CPU runs those of a block in turn. Under a sanitizer it is a std::thread, and
+// several blocks run at the same time, so that races show, between blocks too.
 #pragma once
 
 #include <atomic>
@@ -10,6 +12,15 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define LDEQ_THREADS 1
+#else
+#define LDEQ_THREADS 0
+#include <ucontext.h>
+
+#include <functional>
+#endif
 
 #define __global__
 #define __device__
@@ -38,6 +49,8 @@ constexpr size_t kSharedBytes = 64 * 1024;
 inline int dropped_sync = -1;
 inline int concurrent_blocks = 2;
 
+#if LDEQ_THREADS
+
 // std::barrier of gcc 12 waits on a byte, which wakes hundreds of threads of other barriers each time.
 class Barrier {
  public:
@@ -58,6 +71,86 @@ class Barrier {
   const int threads_;
   std::atomic<int> arrived_{0}, phase_{0};
 };
+
+#else
+
+// The fibers of one block, which take turns whenever one of them waits.
+class Fibers {
+ public:
+  static constexpr size_t kStack = 64 * 1024;
+
+  void run(int count, const std::function<void(int)>& body) {
+    if (static_cast<int>(contexts_.size()) < count) {
+      contexts_.resize(count);
+      stacks_.reset(new char[count * kStack]);
+    }
+    body_ = &body;
+    live_.resize(count);
+    for (int i = 0; i < count; ++i) {
+      live_[i] = i;
+      getcontext(&contexts_[i]);
+      contexts_[i].uc_stack.ss_sp = stacks_.get() + i * kStack;
+      contexts_[i].uc_stack.ss_size = kStack;
+      contexts_[i].uc_link = nullptr;
+      makecontext(&contexts_[i], &Fibers::enter, 0);
+    }
+    at_ = 0;
+    swapcontext(&home_, &contexts_[0]);
+  }
+
+  void yield() {
+    ucontext_t& from = contexts_[live_[at_]];
+    at_ = (at_ + 1) % live_.size();
+    if (&from != &contexts_[live_[at_]]) swapcontext(&from, &contexts_[live_[at_]]);
+  }
+
+  static Fibers& of_this_thread() {
+    static thread_local Fibers fibers;
+    return fibers;
+  }
+
+ private:
+  static void enter() {
+    Fibers& self = of_this_thread();
+    (*self.body_)(self.live_[self.at_]);
+    self.live_.erase(self.live_.begin() + self.at_);
+    if (self.live_.empty()) setcontext(&self.home_);
+    self.at_ %= self.live_.size();
+    setcontext(&self.contexts_[self.live_[self.at_]]);
+  }
+
+  const std::function<void(int)>* body_ = nullptr;
+  std::vector<ucontext_t> contexts_;
+  std::unique_ptr<char[]> stacks_;
+  std::vector<int> live_;
+  size_t at_ = 0;
+  ucontext_t home_;
+};
+
+struct Thread;
+inline thread_local Thread* current = nullptr;
+
+class Barrier {
+ public:
+  explicit Barrier(int threads) : threads_(threads) {}
+
+  void arrive_and_wait() {
+    Thread* const self = current;
+    const int phase = phase_;
+    if (++arrived_ == threads_) {
+      arrived_ = 0;
+      ++phase_;
+    }
+    while (phase_ == phase) Fibers::of_this_thread().yield();
+    current = self;
+  }
+
+ private:
+  const int threads_;
+  int arrived_ = 0, phase_ = 0;
+};
+
+#endif
 
 struct Warp {
   Barrier barrier{kWarp};
@@ -80,7 +173,9 @@ struct Thread {
   int syncs = 0;
 };
 
+#if LDEQ_THREADS
 inline thread_local Thread* current = nullptr;
+#endif
 
 // One shared object a kernel is all that the device code uses.
 template <typename T>
@@ -105,9 +200,21 @@ T shuffle_xor(T value, int distance) {
   return value;
 }
 
+// Runs one thread of one block. Shared memory starts as NaN: what a kernel reads before it wrote it shows.
+template <typename Kernel, typename... Args>
+void run_thread(Block& room, int t, int threads, dim3 block, dim3 grid, Kernel kernel, const Args&... args) {
+  if (t == 0) std::memset(room.shared, 0xff, kSharedBytes);
+  room.barrier.arrive_and_wait();
+  Thread self{&room, &room.warps[t / kWarp], dim3(t), block, dim3(threads), grid};
+  current = &self;
+  kernel(args...);
+  room.barrier.arrive_and_wait();
+}
+
 template <typename Kernel, typename... Args>
 void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) {
   const int64_t blocks = int64_t{grid.x} * grid.y;
+#if LDEQ_THREADS
   const int slots = static_cast<int>(blocks < concurrent_blocks ? blocks : concurrent_blocks);
   std::vector<std::unique_ptr<Block>> rooms;
   std::vector<std::thread> workers;
@@ -115,19 +222,19 @@ void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) 
     rooms.push_back(std::make_unique<Block>(threads));
     for (int t = 0; t < threads; ++t) {
       workers.emplace_back([&, slot, t, room = rooms.back().get()] {
-        for (int64_t b = slot; b < blocks; b += slots) {
-          // Shared memory starts as NaN: what a kernel reads before it wrote it shows.
-          if (t == 0) std::memset(room->shared, 0xff, kSharedBytes);
-          room->barrier.arrive_and_wait();
-          Thread self{room, &room->warps[t / kWarp], dim3(t), dim3(b % grid.x, b / grid.x), dim3(threads), grid};
-          current = &self;
-          kernel(args...);
-          room->barrier.arrive_and_wait();
-        }
+        for (int64_t b = slot; b < blocks; b += slots)
+          run_thread(*room, t, threads, dim3(b % grid.x, b / grid.x), grid, kernel, args...);
       });
     }
   }
   for (auto& worker : workers) worker.join();
+#else
+  Block room(threads);
+  for (int64_t b = 0; b < blocks; ++b) {
+    Fibers::of_this_thread().run(
+        threads, [&](int t) { run_thread(room, t, threads, dim3(b % grid.x, b / grid.x), grid, kernel, args...); });
+  }
+#endif
 }
 
 }  // namespace on_host
@@ -139,14 +246,7 @@ void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) 
 
 inline void __syncthreads() { on_host::sync_block(); }
 inline void __syncwarp() { on_host::current->warp->barrier.arrive_and_wait(); }
-// The ticket's atomic below carries the ordering: ThreadSanitizer does not know stand-alone fences.
-inline void __threadfence() {}
-inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_ACQ_REL); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-template <typename T>
-T __ldcg(const T* at) {
-  return *at;
-}
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int distance) {
   return on_host::shuffle_xor(value, distance);

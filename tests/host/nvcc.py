@@ -9,10 +9,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).parent
-DEVICE_CODE = HERE.parents[1] / "csrc" / "cuda"
+DEVICE_CODE = Path(__file__).parents[2] / "csrc" / "cuda"
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-PARTS = 3
+# The files that hold the kernels, which know nothing of torch; what registers them as operators is not compiled here.
+UNITS = sorted(DEVICE_CODE.glob("*_*16.cu")) + sorted(DEVICE_CODE.glob("*_f32.cu")) + sorted(DEVICE_CODE.glob("*_f64.cu"))
 
 Use = dict[str, int]
 
@@ -28,18 +28,18 @@ def version() -> str:
 
 def table(architectures: tuple[str, ...]) -> dict[str, dict[str, Use]]:
     """{"sm_90": {kernel: {"registers": .., "stack": .., "spills": ..}}}"""
-    jobs = [(a, part) for a in architectures for part in range(PARTS)]
+    jobs = [(a, unit) for a in architectures for unit in UNITS]
     out: dict[str, dict[str, Use]] = {f"sm_{a}": {} for a in architectures}
     with ThreadPoolExecutor(2) as pool:
-        for (a, _), found in zip(jobs, pool.map(lambda job: compile_part(*job), jobs), strict=True):
+        for (a, _), found in zip(jobs, pool.map(lambda job: compile_unit(*job), jobs), strict=True):
             out[f"sm_{a}"] |= found
     return out
 
 
-def compile_part(architecture: str, part: int) -> dict[str, Use]:
+def compile_unit(architecture: str, unit: Path) -> dict[str, Use]:
     target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
     with tempfile.TemporaryDirectory() as folder:
-        log = _nvcc(target, "-cubin", "-Xptxas", "-v", f"-DLDEQ_PART={part}", "-o", f"{folder}/part.cubin")
+        log = _nvcc(target, "-cubin", "-Xptxas", "-v", str(unit), "-o", f"{folder}/unit.cubin")
     out: dict[str, Use] = {}
     pattern = (
         r"Function properties for (\S+)\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
@@ -53,18 +53,12 @@ def compile_part(architecture: str, part: int) -> dict[str, Use]:
 def ptx(architecture: str) -> None:
     """Compiles to PTX, which GPUs newer than all of `ARCHITECTURES` take."""
     with tempfile.TemporaryDirectory() as folder:
-        for part in range(PARTS):
-            _nvcc(
-                f"-gencode=arch=compute_{architecture},code=compute_{architecture}",
-                "-ptx",
-                f"-DLDEQ_PART={part}",
-                "-o",
-                f"{folder}/p.ptx",
-            )
+        for unit in UNITS:
+            _nvcc(f"-gencode=arch=compute_{architecture},code=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/p.ptx")
 
 
 def _nvcc(*flags: str) -> str:
-    command = [str(compiler()), "-std=c++17", "-O3", f"-I{DEVICE_CODE}", *flags, str(HERE / "instances.cu")]
+    command = [str(compiler()), "-std=c++17", "-O3", *flags]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(run.stderr)

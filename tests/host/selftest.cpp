@@ -6,8 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "softargmax_launch.cuh"
-#include "solver_launch.cuh"
+#include "softargmax_bf16.cu"
+#include "softargmax_f16.cu"
+#include "softargmax_f32.cu"
+#include "solver_bf16.cu"
+#include "solver_f32.cu"
 
 using namespace ldeq;
 
@@ -34,60 +37,84 @@ void softargmax(int maps, int height, int width) {
   const auto input = numbers<T>(maps * count, 1), grad_heatmap = numbers<T>(maps * count, 2);
   const auto grad_xy = numbers<A>(maps * 2, 3), grad_std = numbers<A>(maps, 4);
   std::vector<T> heatmap(maps * count), grad(maps * count);
-  std::vector<A> xy(maps * 2), std(maps), stats(maps * kStats), parts(maps), grad_beta(1), beta{A(0.4)};
+  std::vector<A> xy(maps * 2), std(maps);
+  std::vector<double> stats(maps * kStats), parts(maps), beta{0.4};
   const Maps layout{count * maps, count, width, 1, maps, height, width, division_magic(width)};
   const Axes<A> axes{1, 0, 1, 0};
   launch_softargmax_forward<T>(
       {layout, axes, A(1e-4), beta.data(), 0, input.data(), heatmap.data(), xy.data(), std.data(), stats.data()}, maps, 0);
-  launch_softargmax_backward<T>({layout, axes, A(1e-4), beta.data(), 0, input.data(), stats.data(), grad_heatmap.data(), grad_xy.data(),
+  launch_softargmax_backward<T>({layout, axes, beta.data(), 0, input.data(), stats.data(), grad_heatmap.data(), grad_xy.data(),
                                  grad_std.data(), grad.data(), parts.data()},
                                 maps, 0);
-  launch_sum_beta_gradient<A>(parts.data(), grad_beta.data(), maps, 1, 0);
-  expect(std::isfinite(grad_beta[0]) && xy[0] > 0 && xy[0] < width, "softargmax");
+  expect(std::isfinite(parts[0]) && xy[0] > 0 && xy[0] < width, "softargmax");
 }
 
 template <typename F, typename G>
-void solvers(int64_t size) {
-  constexpr int kBatch = 2, kM = 3, kSteps = 4;
-  std::vector<uint8_t> active(kBatch, 1), mixed(kBatch, 0);
-  std::vector<int64_t> status(kBatch, 0), iterations(kBatch, 0);
-  std::vector<float> residual(kBatch, INFINITY), norm(kBatch, INFINITY), first(kBatch), lowest(kBatch, INFINITY);
-  std::vector<int32_t> best(kBatch, -1);
-  std::vector<unsigned> ticket(kBatch, 0);
-  std::vector<uint32_t> valid(kBatch, 0);
-  std::vector<double> gram(kBatch * kM * kM);
-  std::vector<float> alpha(kBatch * kM), x(kBatch * size), trace(kSteps * kBatch);
-  std::vector<float> partials(kBatch * (kM + 2) * step_tiles(size, step_is_wide(size)));
-  std::vector<F> f(kBatch * size), value(kBatch * size), rings[kM];
-  std::vector<G> g[kM];
-  for (int i = 0; i < kM; ++i) rings[i].resize(kBatch * size), g[i].resize(kBatch * size);
-  AndersonStep<F, G> p{};
-  p.progress = {active.data(), status.data(), iterations.data(), residual.data(), norm.data(), first.data(), best.data(), trace.data(),
-                kBatch,        0,             1e-6f,             true};
-  p.mixing = {gram.data(), alpha.data(), valid.data(), mixed.data(), lowest.data(), kM, 1e-8, true};
-  for (int i = 0; i < kM; ++i) p.f[i] = rings[i].data(), p.g[i] = g[i].data();
-  p.f_new = f.data(), p.x = x.data(), p.value = value.data(), p.partials = partials.data(), p.ticket = ticket.data();
-  p.size = size, p.beta = 0.9f;
-  for (int step = 0; step < kSteps; ++step) {
+void solvers(int64_t size, bool whole_batch) {
+  constexpr int kBatch = 2, kM = 3, kSteps = 4, kColumns = kM + kGramColumns;
+  std::vector<double> recorded(kBatch * kNumbers, INFINITY), gram(kBatch * kM * kM);
+  std::vector<int64_t> flags(kBatch * (kFlags + kM));
+  std::vector<float> x(kBatch * size), x_next(kBatch * size), alpha(kBatch * kMaxHistory);
+  std::vector<int> todo(kBatch);
+  std::vector<F> rings[kM], kept(kBatch * size), best(kBatch * size);
+  std::vector<G> g(kM * kBatch * size);
+  const auto begin = [&](int columns) {
+    recorded.assign(recorded.size(), INFINITY);
+    for (int b = 0; b < kBatch; ++b) flags[b * columns + kActive] = 1, flags[b * columns + kBest] = kInStart;
+  };
+  const auto evaluate = [&] {
+    std::vector<F> f(kBatch * size);
     for (size_t i = 0; i < f.size(); ++i) f[i] = Element<F>::store(0.8f * float(i % 7) / 7 * x[i] + 1);
-    p.progress.step = step, p.slot = step % kM, p.n = step < kM ? step + 1 : kM, p.last = step + 1 == kSteps;
-    p.f_copy = rings[p.slot].data(), p.evicted = step < kM ? nullptr : rings[p.slot].data();
-    launch_anderson_step(p, 0);
+    return f;
+  };
+  begin(kFlags + kM);
+  AndersonStep<F, G> p{};
+  p.settle.progress = {recorded.data(), flags.data(), kBatch, kM, 0, 1e-6, true, whole_batch};
+  p.settle.todo = todo.data(), p.settle.gram = gram.data(), p.settle.alpha = alpha.data();
+  p.settle.ridge = 1e-8, p.settle.safeguards = true;
+  for (int i = 0; i < kM; ++i) p.g[i] = g.data() + i * kBatch * size;
+  p.x = x.data(), p.size = size, p.damping = 0.1f;
+  double first = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    const int slot = step % kM;
+    std::vector<F> leaving = rings[slot];
+    rings[slot] = evaluate();
+    for (int i = 0; i < kM; ++i) p.f[i] = rings[i].data();
+    p.f_new = p.f[slot], p.g_new = p.g[slot], p.n = step < kM ? step + 1 : kM, p.x_next = step + 1 < kSteps ? x_next.data() : nullptr;
+    p.leaving = {leaving.empty() ? nullptr : leaving.data(), kept.data(), sizeof(F)};
+    p.settle.progress.slot = slot, p.settle.n = p.x_next ? p.n : 0, p.settle.columns = p.x_next ? kGramColumns + p.n : kNormColumns;
+    p.settle.tiles = static_cast<int>(step_tiles(p));
+    std::vector<float> partials(kBatch * kColumns * p.settle.tiles);
+    p.settle.partials = partials.data();
+    launch_step(p, 0);
+    if (step == 0) first = recorded[kLast];
+    x = x_next;
+    p.x = x.data();
   }
-  expect(trace[(kSteps - 1) * kBatch] < 0.5f * trace[0], "anderson");
+  expect(recorded[kLast] < 0.5 * first, "anderson");
+  BestSoFar<uint16_t> q{};
+  const int64_t words = size * static_cast<int64_t>(sizeof(F) / sizeof(uint16_t));
+  const auto as_words = [](auto& v) { return reinterpret_cast<uint16_t*>(v.data()); };
+  for (int i = 0; i < kM; ++i) q.ring[i] = as_words(rings[i]);
+  q.kept = q.start = as_words(kept), q.out = as_words(best), q.flags = flags.data();
+  q.size = words, q.columns = kFlags + kM, q.n = kM, q.tiles = static_cast<int>(tiles_of(words, kBestTile));
+  launch_gather_best(q, kBatch, 0);
 
-  std::fill(active.begin(), active.end(), 1), std::fill(best.begin(), best.end(), -1);
-  partials.assign(kBatch * 2 * fixed_point_tiles(size, step_is_wide(size)), 0);
-  FixedPointStep<F> q{};
-  q.progress = p.progress, q.progress.step = 0;
-  q.f = f.data(), q.x = x.data(), q.x_out = x.data(), q.value = value.data(), q.partials = partials.data(), q.ticket = ticket.data();
-  q.size = size, q.beta = 1;
-  launch_fixed_point_step(q, 0);
-  Finish<F, F> last{};
-  last.ring[0] = f.data(), last.best_slot = best.data(), last.iterations = iterations.data(), last.value = value.data();
-  last.size = size, last.steps = -1;
-  launch_finish(last, kBatch, 0);
-  expect(ticket[0] == 0, "ticket");
+  flags.assign(flags.size(), 0);
+  begin(kFlags);
+  FixedPointStep<F> r{};
+  const std::vector<F> f = evaluate();
+  r.settle = p.settle, r.settle.progress.m = 0, r.settle.progress.slot = 0, r.settle.n = 0, r.settle.columns = kNormColumns;
+  // Far from converged: both samples go on; the second time they have stopped.
+  r.f = f.data(), r.x = x.data(), r.x_next = x_next.data(), r.size = size, r.beta = 0.5f, r.leaving = {f.data(), kept.data(), sizeof(F)};
+  r.settle.tiles = static_cast<int>(step_tiles(r));
+  std::vector<float> partials(kBatch * kNormColumns * r.settle.tiles);
+  r.settle.partials = partials.data();
+  for (double tol : {0.0, 1e9}) {
+    r.settle.progress.tol = tol;
+    launch_step(r, 0);
+  }
+  expect(flags[kActive] == 0 && flags[kStatus] == kConverged && x_next == x, "fixed point");
 }
 
 }  // namespace
@@ -105,8 +132,8 @@ int main(int argc, char** argv) {
     }
   }
   if (which != "softargmax") {
-    solvers<float, float>(2056);
-    if (on_host::dropped_sync < 0) solvers<__nv_bfloat16, __nv_bfloat16>(513);
+    solvers<float, float>(2056, false);
+    if (on_host::dropped_sync < 0) solvers<__nv_bfloat16, __nv_bfloat16>(513, true);
   }
   return failures == 0 ? 0 : 1;
 }

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from build import compile_once
+from build import HERE, compile_once
 
 # ThreadSanitizer's exit status after a report.
 RACE = 66
@@ -17,7 +17,7 @@ def races() -> Path:
 
 def built(name: str, *flags: str) -> Path:
     try:
-        return compile_once("selftest.cpp", name, ["-O1", "-g1", *flags])
+        return compile_once(HERE / "selftest.cpp", name, ["-O1", "-g1", *flags])
     except RuntimeError as error:
         if "cannot find" in str(error):
             pytest.skip(f"the sanitizer's library is missing: {error}")

@@ -1,0 +1,5 @@
+#include "softargmax_launch.cuh"
+
+namespace ldeq {
+LDEQ_SOFTARGMAX(, __half)
+}

@@ -1,0 +1,12 @@
+#include "solver_launch.cuh"
+
+namespace ldeq {
+LDEQ_SETTLE(, float)
+LDEQ_ANDERSON(, float, float)
+LDEQ_ANDERSON(, float, __nv_bfloat16)
+LDEQ_FIXED_POINT(, float)
+LDEQ_GATHER(, uint16_t)
+LDEQ_GATHER(, uint32_t)
+LDEQ_GATHER(, uint2)
+LDEQ_GATHER(, uint4)
+}

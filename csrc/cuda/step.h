@@ -1,0 +1,46 @@
+// Shared by the CUDA operators of a solve: their workspace, and what `settle` takes.
+#pragma once
+
+#include "launch.h"
+#include "settle.cuh"
+
+namespace ldeq {
+
+struct StopRule {
+  int64_t slot;
+  double tol;
+  bool relative, batch_stop;
+};
+
+inline Progress progress_of(const StepTensors& t, const StopRule& stop, int64_t m) {
+  return {static_cast<double*>(t.numbers.mutable_data_ptr()),
+          static_cast<int64_t*>(t.flags.mutable_data_ptr()),
+          t.x.size(0),
+          static_cast<int>(m),
+          static_cast<int>(stop.slot),
+          stop.tol,
+          stop.relative,
+          stop.batch_stop};
+}
+
+inline Leaving leaving_of(const StepTensors& t) {
+  return {pointer(t.leaving), t.kept.mutable_data_ptr(), static_cast<int>(bytes_of(type_of(t.kept, "kept")))};
+}
+
+// Allocates what a step needs beside its arguments, in one piece, and enters it into `p`; keep the tensor until the launch is done.
+template <typename A>
+Tensor workspace(Settle<A>& p, int64_t tiles, const Tensor& like) {
+  const int64_t batch = p.progress.batch;
+  check_blocks(batch * tiles, "x");
+  STD_TORCH_CHECK(p.columns * tiles < int64_t{1} << 31, "x is too large for one launch: a sample may have 2e11 elements");
+  p.tiles = static_cast<int>(tiles);
+  const int64_t partials = batch * p.columns * tiles, alpha = p.n > 0 ? batch * kMaxHistory : 0;
+  const int64_t todo = (batch * sizeof(int) + sizeof(A) - 1) / sizeof(A);
+  Tensor room = empty({partials + alpha + todo}, sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float, like);
+  p.partials = static_cast<A*>(room.mutable_data_ptr());
+  p.alpha = p.partials + partials;
+  p.todo = reinterpret_cast<int*>(p.alpha + alpha);
+  return room;
+}
+
+}  // namespace ldeq
