@@ -1,15 +1,16 @@
-"""``ldeq data check`` and ``ldeq data make-faces``."""
+"""``ldeq data check``, ``ldeq data make-faces`` and ``ldeq data make-clips``."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from ..data import DataError, check, open_faces, write_wflw
+from ..data.clips import make_clips
 from ..engine.console import Console
 
 
@@ -74,10 +75,45 @@ class MakeFaces:
 
 
 @dataclass
+class MakeClips:
+    """Move labelled photos: clips of speaking, blinking, turning faces with exact landmarks, in the layout of WFLW-V.
+
+    Example: ldeq data make-clips --data 300w:~/300w#helen-test --out ~/clips, then use it as wflw-v:~/clips
+    """
+
+    data: str
+    """The photos: 300w:FOLDER#helen-test, wflw:FOLDER#test."""
+    out: Path
+    """Where the clips go; a new or empty folder."""
+    easy: int = 50
+    """Clips with calm motion and good light."""
+    hard: int = 50
+    """Clips with fast motion, things before the face, blur, noise and changing light."""
+    seed: int = 0
+    part: Literal["tune", "test", "all"] = "test"
+    """Photos to use: ``tune`` and ``test`` show different people, so that filters are tuned on others than those that
+    judge them."""
+    frames: int | None = None
+    """Frames of every clip; 110 to 150 by default."""
+
+    def run(self) -> int:
+        faces, console = open_faces(self.data, "test"), Console()
+        with console.counting("clips", self.easy + self.hard) as count:
+            about = make_clips(faces, self.out, self.easy, self.hard, self.seed, self.part, self.frames, count)
+        print(f"wrote {self.easy} easy and {self.hard} hard clips, described in {about}")
+        print(f"score a model on them with: ldeq eval MODEL --data wflw-v:{self.out} --split hard")
+        return 0
+
+
+@dataclass
 class Data:
     """Look at data sets, and make one."""
 
-    command: Annotated[DataCheck, tyro.conf.subcommand("check")] | Annotated[MakeFaces, tyro.conf.subcommand("make-faces")]
+    command: (
+        Annotated[DataCheck, tyro.conf.subcommand("check")]
+        | Annotated[MakeFaces, tyro.conf.subcommand("make-faces")]
+        | Annotated[MakeClips, tyro.conf.subcommand("make-clips")]
+    )
 
     def run(self) -> int:
         return self.command.run()
