@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..data import DataError, check, open_faces, write_wflw
+from ..data import DataError, Faces, check, open_faces, write_wflw
 from ..data.clips import make_clips
+from ..data.sources import is_video_spec, open_videos
 from ..engine.console import Console
 
 
@@ -22,11 +23,11 @@ class DataCheck:
     """
 
     kind: tyro.conf.Positional[str]
-    """300w, wflw, hih or synthetic; or all in one, as in wflw:~/WFLW#test."""
+    """300w, wflw, hih, wflw-v or synthetic; or all in one, as in wflw:~/WFLW#test."""
     folder: tyro.conf.Positional[str | None] = None
     """Where it lies (synthetic: how many)."""
     split: str | None = None
-    """The split; ``train`` by default."""
+    """The split; ``train`` by default, for wflw-v ``all``."""
     sheet: Path | None = None
     """Picture with a sample of faces and their landmarks drawn."""
     samples: Annotated[int, tyro.conf.arg(metavar="N")] = 30
@@ -35,7 +36,9 @@ class DataCheck:
     """Where the findings go as JSON."""
 
     def run(self) -> int:
-        faces = open_faces(f"{self.kind}:{self.folder}" if self.folder else self.kind, self.split)
+        spec = f"{self.kind}:{self.folder}" if self.folder else self.kind
+        # Of a video every frame is decoded, and the middle one is judged.
+        faces: Faces = open_videos(spec, self.split) if is_video_spec(spec) else open_faces(spec, self.split)
         with Console().counting(faces.name, len(faces)) as count:
             report = check(faces, self.sheet, samples=self.samples, progress=count)
         print(report.text())

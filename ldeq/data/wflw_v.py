@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldeq.data.layouts import LAYOUTS, Layout
-from ldeq.data.records import DataError
+from ldeq.data.records import DataError, FaceRecord, ImageError
 
 SPLITS_WFLW_V: tuple[str, ...] = ("easy", "hard", "all")
 
@@ -83,6 +83,28 @@ class VideoSet:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def record(self, index: int) -> FaceRecord:
+        """The labels of the middle frame of video `index`: with `read`, a set of videos can be looked at as one of faces."""
+        record = self.records[index]
+        middle = len(record) // 2
+        x1, y1, x2, y2 = record.boxes[middle].tolist()
+        return FaceRecord(record.video, record.points[middle], (x1, y1, x2, y2))
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The middle frame of video `index`, after all of its frames were decoded.
+
+        Raises:
+            ImageError: where the video cannot be decoded or has not as many frames as labels.
+        """
+        record = self.records[index]
+        try:
+            for t, frame in enumerate(record.frames()):
+                if t == len(record) // 2:
+                    chosen = frame
+        except DataError as error:
+            raise ImageError(record.video, str(error).rstrip(".")) from error
+        return chosen
 
 
 def load_wflw_v(root: str | os.PathLike[str], split: str = "all") -> VideoSet:
