@@ -1,0 +1,1 @@
+"""Video: RwR streams, filters, reading, writing, drawing."""
