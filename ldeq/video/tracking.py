@@ -197,7 +197,6 @@ class Tracker:
         squares = self._squares(states, boxes)
         fresh = [i for i, s in enumerate(states) if s.z is None or not self.settings.rwr]
         carried = [i for i, s in enumerate(states) if s.z is not None and self.settings.rwr]
-        answers: dict[int, _Answer] = {}
         rounds = 0 if boxes is not None else max((states[i].refine for i in fresh), default=0)
         for done in range(rounds):
             coarse = [i for i in fresh if states[i].refine > done]
