@@ -69,7 +69,14 @@ class Walk:
         self.v = np.zeros_like(first)
 
     def step(
-        self, y: Array, variance: Array, dt: float, process: float | Array, share: float | Array, speed_gain: float, trend: float = 0.0
+        self,
+        y: Array,
+        variance: Array,
+        dt: float,
+        process: float | Array,
+        share: float | Array,
+        speed_gain: float,
+        trend: float = 0.0,
     ) -> Array:
         predicted = self.x + self.v * dt if trend else self.x
         innovation = y - predicted

@@ -58,7 +58,7 @@ def make_filter(name: str, layout: Layout, **settings: Any) -> Filter:
         if key not in known:
             raise ValueError(f"unknown setting {key!r} of the {name} filter; did you mean {nearest(key, known)!r}?")
     try:
-        typed = TypeAdapter(settings_type).validate_python(settings)
+        typed: Any = TypeAdapter(settings_type).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
