@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import savgol_filter
+
 from ldeq.data import IBUG68, WFLW98, Layout
 from ldeq.video.filters import DEFAULT, FILTERS, filter_track, make_filter
 from ldeq.video.filters.base import face_size
 from ldeq.video.filters.face_modes import face_modes, opening_landmarks, rigid_landmarks
 from ldeq.video.filters.similarity import Similarity, fit_similarity
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import savgol_filter
 
 CAUSAL = [name for name, (kind, _) in FILTERS.items() if kind.causal]
 WHOLE = [name for name in FILTERS if name not in CAUSAL]

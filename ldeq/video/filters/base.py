@@ -134,7 +134,7 @@ class WholeTrackFilter(Filter):
         if std is not None:
             checked_std(std, y)
         out = np.full_like(y, np.nan)
-        for start, stop in runs(np.isfinite(y).reshape(len(y), -1).all(1)):
+        for start, stop in runs(np.asarray(np.isfinite(y).all((1, 2)))):
             out[start:stop] = self._smooth(y[start:stop], checked_fps(fps))
         return out
 
