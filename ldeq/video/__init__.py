@@ -1,1 +1,1 @@
-"""Video: RwR streams, filters, reading, writing, drawing."""
+"""Video: RwR streams, smoothing filters, reading, writing, drawing."""
