@@ -217,8 +217,9 @@ def write_frames(
     av = _av()
     try:
         with av.open(os.fspath(path), "w", options={"fflags": "+bitexact"}) as container:
-            # One thread: the bits of the file do not depend on the machine's cores.
-            stream: Any = container.add_stream("libx264", Fraction(fps), options={"crf": str(crf), "preset": "veryfast"})
+            # One thread, and no rate control by macroblock tree, whose results differ from run to run (x264 165, veryfast).
+            options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
+            stream: Any = container.add_stream("libx264", Fraction(fps), options=options)
             stream.codec_context.thread_count = 1
             stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
             for pixels in frames:

@@ -109,7 +109,8 @@ def draw_motion(rng: np.random.Generator, frames: int, fps: float, difficulty: D
         rounding=rounding,
         closure=blink(rng, time, d.blink_pause),
         brows=drift(rng, time, 0.2, 2.0),
-        gain=d.gain * drift(rng, time, 0.1, 1.5),
+        # Less often too bright than too dark: cameras protect the lights.
+        gain=d.gain * (drift(rng, time, 0.1, 1.5) - 0.25),
         shading=d.shading * np.stack([drift(rng, time, 0.1, 0.8), drift(rng, time, 0.1, 0.8)], 1),
         blur=np.maximum(0.0, drift(rng, time, 0.2, 1.0)),
     )
