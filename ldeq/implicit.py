@@ -96,32 +96,35 @@ class DEQ(nn.Module):
         self.final_evaluation = final_evaluation
         self.graphs = SolveGraphs() if cuda_graphs else None
 
-    def forward(self, z0: Tensor, x: Any) -> tuple[Tensor, Solution]:
+    def forward(self, z0: Tensor, x: Any, max_iter: int | None = None) -> tuple[Tensor, Solution]:
         """
         Args:
             z0: `(B, ...)`, the start. It receives a gradient from ``"unrolled"`` alone: the fixed point does not depend on it.
             x: the injection, handed to the cell as it is.
+            max_iter: the forward solver's budget in this call, in place of its own. 0 takes z0 as the solution: what is left
+                is the final evaluation.
 
         Returns:
             the state `(B, ...)` and the forward `Solution`, whose `adjoint` is filled once backward has run.
         """
         if self.gradient == "unrolled":
-            sol = self.solver(Injected(self.cell, x), z0)
+            sol = self._iterate(z0, x, max_iter)
             return (self.cell(sol.value, x) if self.final_evaluation else sol.value), sol
         if self.graphs is not None and not _recorded_elsewhere(z0):
             solvers = [self.solver]
             if torch.is_grad_enabled() and self.gradient == "implicit":
                 solvers.append(self.backward_solver)
-            replayed = self.graphs(self._solve, self.cell, solvers, z0, x)
+            solve = partial(self._solve, max_iter=max_iter)
+            replayed = self.graphs(solve, self.cell, solvers, z0, x, variant=max_iter)
             if replayed is not None:
                 return replayed
-        z, sol, adjoint = self._solve(z0, x)
+        z, sol, adjoint = self._solve(z0, x, max_iter)
         return (z if adjoint is None else _ReplaceGradient.apply(z, adjoint, sol)), sol
 
-    def _solve(self, z0: Tensor, x: Any) -> tuple[Tensor, Solution, _AdjointSolve | None]:
+    def _solve(self, z0: Tensor, x: Any, max_iter: int | None) -> tuple[Tensor, Solution, _AdjointSolve | None]:
         """The solve without a graph, and the evaluations after it. An adjoint solve must then replace the gradient of z."""
         with torch.no_grad():
-            sol = self.solver(Injected(self.cell, x), z0)
+            sol = self._iterate(z0, x, max_iter)
         recording = torch.is_grad_enabled()
         if self.gradient == "jfb" or not recording:
             z = sol.value
@@ -135,6 +138,15 @@ class DEQ(nn.Module):
         if not z.requires_grad:  # a cell that ignores its state, and nothing else to differentiate
             return z, sol, None
         return z, sol, _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver)
+
+    def _iterate(self, z0: Tensor, x: Any, max_iter: int | None) -> Solution:
+        if max_iter == 0:
+            batch, device = z0.shape[0], z0.device
+            unknown = torch.full((batch,), torch.inf, device=device)
+            status = torch.full((batch,), int(Status.MAX_ITER), device=device)
+            return Solution(z0, unknown, torch.zeros(batch, dtype=torch.int64, device=device), status)
+        options = {} if max_iter is None else {"max_iter": max_iter}
+        return self.solver(Injected(self.cell, x), z0, **options)
 
 
 class _AdjointSolve:

@@ -67,20 +67,23 @@ class SolveGraphs:
     def __len__(self) -> int:
         return sum(map(len, self._captured.values()))
 
-    def __call__(self, solve: Solve, cell: Any, solvers: Sequence[Any], z0: Tensor, x: Any) -> tuple[Tensor, Solution] | None:
+    def __call__(
+        self, solve: Solve, cell: Any, solvers: Sequence[Any], z0: Tensor, x: Any, variant: Hashable = None
+    ) -> tuple[Tensor, Solution] | None:
         """
         Args:
             solve: the work to capture.
             cell: whose parameters it reads.
             solvers: that it runs.
             z0, x: what it is given.
+            variant: whatever else the work depends on, such as its budget: a capture serves one.
 
         Returns:
             z and the solution, or None where a capture is impossible: `reason` then says why, and a warning does so once.
         """
         self.reason = self._obstacle(cell, solvers, z0, x)
         if self.reason is None:
-            graph = self._find(solve, cell, z0, x)
+            graph = self._find(solve, cell, z0, x, variant)
             if graph is not None:
                 return graph(z0, x)
         if self.reason is not None and self.reason not in self._warned:
@@ -120,7 +123,7 @@ class SolveGraphs:
                 return f"x holds a {type(leaf).__name__}, whose tensors cannot be seen"
         return None
 
-    def _find(self, solve: Solve, cell: nn.Module, z0: Tensor, x: Any) -> SolveGraph | None:
+    def _find(self, solve: Solve, cell: nn.Module, z0: Tensor, x: Any, variant: Hashable) -> SolveGraph | None:
         storage = tuple((t.data_ptr(), t.dtype, t.requires_grad) for t in (*cell.parameters(), *cell.buffers()))
         if storage != self._storage:
             # Optimizers write in place; `.to()` and loading with assign=True move, and every graph reads the old addresses.
@@ -130,6 +133,7 @@ class SolveGraphs:
         leaves, spec = pytree.tree_flatten(x)
         kind = z0.device.type
         key: Hashable = (
+            variant,
             _layout(z0, False),
             tuple(_layout(t, torch.is_grad_enabled()) if isinstance(t, Tensor) else t for t in leaves),
             str(spec),

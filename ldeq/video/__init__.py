@@ -1,0 +1,1 @@
+"""Video: RwR streams, smoothing filters, reading, writing, drawing."""

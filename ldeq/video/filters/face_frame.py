@@ -1,0 +1,182 @@
+"""The filter in the face's own frame: pose lightly, shape strongly, mouth and eyes without lag.
+
+A frame's landmarks are split into a similarity, smooth fields (`bend`), openings of mouth and eyes, and what is left
+(`detail`). Motion that many landmarks share is well measured, and filtered lightly; what one landmark does alone is mostly
+noise, and filtered strongly. Each part runs through Kalman filters of a random walk, with the heatmap's standard deviation as
+the measurement noise; their process noise grows with the speed that is seen (as the cutoff of the One-Euro filter does), so
+that a blink or a syllable passes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...data import Layout
+from .base import Array, CausalFilter, smoothing_gain
+from .classic import not_negative, positive
+from .face_modes import face_modes, opening_landmarks, rigid_landmarks
+from .similarity import Similarity, fit_similarity
+
+
+@dataclass(frozen=True)
+class FaceFrameSettings:
+    """Lengths count in RMS radii of the rigid landmarks, about a third of the face; a process is a random walk's standard
+    deviation after one second."""
+
+    noise: float = 0.3
+    """Measurement noise over the heatmap's standard deviation. The strength of the whole: 0 passes everything."""
+    pose_process: float = 0.15
+    bend_process: float = 0.05
+    opening_process: float = 0.1
+    detail_process: float = 0.02
+    lively_process: float = 0.04
+    """As `detail_process`, for lids, pupils and lips."""
+    pose_speed: float = 1.0
+    """How much of the speed that is seen counts as process noise."""
+    bend_speed: float = 1.0
+    opening_speed: float = 1.0
+    detail_speed: float = 0.0
+    trend: float = 0.0
+    """How much of the pose's velocity is carried forward, 0 to 1."""
+    speed_cutoff: float = 3.0
+    """Hz of the low-pass of the speeds."""
+    std_floor: float = 0.01
+    """Smallest standard deviation of a landmark, and every landmark's where the model gives none."""
+
+    def __post_init__(self) -> None:
+        positive(self, "speed_cutoff", "std_floor")
+        names = [n for n in self.__dataclass_fields__ if n not in ("speed_cutoff", "std_floor")]
+        not_negative(self, *names)
+
+
+class Walk:
+    """Kalman filters of random walks, one for each entry of `(..., n)`.
+
+    Local-level model: x(t) = x(t-1) + trend v dt + w, var w = process^2 dt + (share |v| dt)^2; y = x + noise.
+
+    Args:
+        first: the first measurement.
+        variance: of `first`, of its shape or one that broadcasts to it.
+        vectors: the last axis holds x and y of one point, which share a speed: without it, a turned face is another problem.
+    """
+
+    def __init__(self, first: Array, variance: Array, vectors: bool = False) -> None:
+        self.x, self.p, self.vectors = first, variance, vectors
+        self.seen = np.zeros_like(first)
+        self.v = np.zeros_like(first)
+
+    def step(
+        self,
+        y: Array,
+        variance: Array,
+        dt: float,
+        process: float | Array,
+        share: float | Array,
+        speed_gain: float,
+        trend: float = 0.0,
+    ) -> Array:
+        predicted = self.x + self.v * dt if trend else self.x
+        innovation = y - predicted
+        p = self.p + np.square(process) * dt
+        if np.any(share):
+            self.seen = self.seen + speed_gain * ((y - self.x) / dt - self.seen)
+            squared = self.seen**2
+            p = p + (share * dt) ** 2 * (squared.sum(-1, keepdims=True) if self.vectors else squared)
+        gain = p / np.maximum(p + variance, 1e-30)
+        self.x = predicted + gain * innovation
+        self.p = (1 - gain) * p
+        if trend:
+            self.v = self.v + trend * gain * gain / (2 - gain) * innovation / dt
+        return self.x
+
+
+class FaceFrame(CausalFilter):
+    """Kalman filters in the face's own frame; see the module's text."""
+
+    def __init__(self, settings: FaceFrameSettings, layout: Layout) -> None:
+        super().__init__()
+        self.settings, self.layout = settings, layout
+        self._rigid = rigid_landmarks(layout)
+        self._lively = opening_landmarks(layout)
+
+    def _first(self, y: Array, std: Array | None) -> None:
+        left, right = self.layout.outer_eyes
+        axis = y[..., right, :] - y[..., left, :]
+        angle = np.arctan2(axis[..., 1], axis[..., 0])
+        centre = y[..., self._rigid, :].mean(-2)
+        radius = np.sqrt(((y[..., self._rigid, :] - centre[..., None, :]) ** 2).sum(-1).mean(-1))
+        pose = Similarity(centre, np.log(np.maximum(radius, 1e-12)), angle)
+        self._reference = pose.undo(y)
+        self._modes = face_modes(self.layout, self._reference)
+        scale = np.exp(pose.log_scale)
+        variance = self._variance(std, y, scale)
+        pose_variance = self._pose_variance(variance)
+        self._shift = Walk(pose.shift, pose_variance * (scale**2)[..., None], vectors=True)
+        self._turn = Walk(np.stack([pose.log_scale, pose.angle], -1), pose_variance)
+        fields = self._modes.fields
+        self._coefficients = Walk(np.zeros((*fields.shape[:-3], fields.shape[-1])), self._mode_variance(variance))
+        self._detail = Walk(np.zeros_like(y), variance[..., None], vectors=True)
+
+    def _next(self, y: Array, std: Array | None, dt: float) -> Array:
+        s = self.settings
+        # The scale of the last frame turns pixels into radii: the newest is not filtered yet.
+        scale = np.exp(self._turn.x[..., 0])
+        variance = self._variance(std, y, scale)
+        speed_gain = float(smoothing_gain(s.speed_cutoff, dt))
+
+        weights = np.where(self._rigid, 1 / variance, 0) if s.noise else self._rigid * np.ones(y.shape[:-1])
+        pose = fit_similarity(self._reference, y, weights)
+        angle = self._turn.x[..., 1] + _wrap(pose.angle - self._turn.x[..., 1])
+        shape = pose.undo(y) - self._reference
+
+        pose_variance = self._pose_variance(variance)
+        unit = scale[..., None]
+        shift = self._shift.step(
+            pose.shift, pose_variance * unit**2, dt, s.pose_process * unit, s.pose_speed, speed_gain, s.trend
+        )
+        turn = self._turn.step(
+            np.stack([pose.log_scale, angle], -1), pose_variance, dt, s.pose_process, s.pose_speed, speed_gain, s.trend
+        )
+
+        fields = self._modes.fields
+        flat = fields.reshape(*fields.shape[:-3], -1, fields.shape[-1])
+        w = np.repeat(1 / np.maximum(variance, 1e-30) if s.noise else np.ones_like(variance), 2, -1)
+        weighted = flat * w[..., None]
+        gram = np.swapaxes(weighted, -1, -2) @ flat
+        # Fields that nearly coincide (a closed mouth) share their motion instead of cancelling each other.
+        ridge = 1e-6 * np.trace(gram, axis1=-2, axis2=-1)[..., None, None] + 1e-30
+        gram = gram + ridge * np.eye(flat.shape[-1])
+        right = np.swapaxes(weighted, -1, -2) @ shape.reshape(*shape.shape[:-2], -1, 1)
+        c = np.linalg.solve(gram, right)[..., 0]
+        process = np.empty(c.shape[-1])
+        process[self._modes.bend], process[self._modes.opening] = s.bend_process, s.opening_process
+        detail = shape - (flat @ c[..., None]).reshape(shape.shape)
+        share = np.empty(c.shape[-1])
+        share[self._modes.bend], share[self._modes.opening] = s.bend_speed, s.opening_speed
+        c = self._coefficients.step(c, self._mode_variance(variance), dt, process, share, speed_gain)
+        walk = np.where(self._lively, s.lively_process, s.detail_process)[:, None]
+        detail = self._detail.step(detail, variance[..., None], dt, walk, s.detail_speed, speed_gain)
+        smooth = self._reference + (flat @ c[..., None]).reshape(shape.shape) + detail
+        return Similarity(shift, turn[..., 0], turn[..., 1]).apply(smooth)
+
+    def _variance(self, std: Array | None, y: Array, scale: Array) -> Array:
+        """Measurement variance of each landmark `(..., K)`, in squared radii."""
+        s = self.settings
+        if std is None:
+            return np.full(y.shape[:-1], (s.noise * s.std_floor) ** 2)
+        return (s.noise * np.maximum(std / scale[..., None], s.std_floor)) ** 2
+
+    def _pose_variance(self, variance: Array) -> Array:
+        return variance[..., self._rigid].mean(-1, keepdims=True)
+
+    def _mode_variance(self, variance: Array) -> Array:
+        """Of each mode `(..., M)`: the mean of the landmarks' variances under its field."""
+        power = (self._modes.fields**2).sum(-2)
+        return (power * variance[..., None]).sum(-2) / np.maximum(power.sum(-2), 1e-30)
+
+
+def _wrap(angle: Array) -> Array:
+    return (angle + math.pi) % (2 * math.pi) - math.pi
