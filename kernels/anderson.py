@@ -163,7 +163,9 @@ def anderson_mix(
             reads = tl.where(inside, weight, 0.0) != 0.0
             damped = tl.load(ring[i] + here, mask=reads, other=0.0).to(tl.float32)
             if DAMPED:
-                damped -= (1.0 - beta) * tl.load(g + i * stride + here, mask=reads, other=0.0).to(tl.float32)
+                damped -= (1.0 - beta) * tl.load(g + tl.full((), i, tl.int64) * stride + here, mask=reads, other=0.0).to(
+                    tl.float32
+                )
             mixed += weight * damped
         tl.store(x_next + here, mixed, mask=inside)
         if CAST:
@@ -214,7 +216,7 @@ def launch_step(
     if moves or leaving is not None:
         nowhere = x if x_next is None else x_next
         anderson_mix[(batch * tiles,)](
-            padded(f_ring), g_ring, x, nowhere, nowhere if x_cast is None else x_cast, kept if leaving is None else leaving, kept,
-            alpha, flags, notes, size, stride, width, tiles, m, n, beta,
+            padded(f_ring), g_ring, x, nowhere, nowhere if x_cast is None else x_cast, kept if leaving is None else leaving,
+            kept, alpha, flags, notes, size, stride, width, tiles, m, n, beta,
             MOVES=moves, LEAVES=leaving is not None, CAST=cast, DAMPED=beta != 1.0, N=rows, BLOCK=block, num_warps=WARPS,
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """One step of x <- x + beta (f - x) in Triton: see ldeq/solvers/fixed_point.py.
 
 Three launches: `fixed_point_move` streams f and x once, writes the next x and the norms of a tile; `fixed_point_record`, one
-program a sample, adds the tiles and decides who goes on; `fixed_point_settle` puts samples back that have just stopped and saves
-a best value before it is lost. Most of its programs end at once.
+program a sample, adds the tiles and decides who goes on; `fixed_point_settle` puts samples back that have just stopped and
+saves a best value before it is lost. Most of its programs end at once.
 """
 
 from __future__ import annotations

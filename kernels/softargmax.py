@@ -15,8 +15,8 @@ from torch import Tensor
 HELD = 8192
 BLOCK = 2048
 
-# Saved of each map, float64: max (0 for a map of -inf alone), pixels that share it, sum + eps, sum / (sum + eps), means of column
-# and row, mean of their variances, and 0: csrc/layout.h.
+# Saved of each map, float64: max (0 for a map of -inf alone), pixels that share it, sum + eps, sum / (sum + eps), means of
+# column and row, mean of their variances, and 0.
 STATS = 8
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -232,8 +232,8 @@ def launch_forward(
     if b * k:
         hold, block, warps = launch_shape(h * w)
         softargmax_forward[(b * k,)](
-            maps, maps if beta is None else beta, heatmap, xy, std, stats, k, h, w, *maps.stride(), 0 if beta is None else beta.ndim,
-            eps, *axes, NORMALISE=beta is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
+            maps, maps if beta is None else beta, heatmap, xy, std, stats, k, h, w, *maps.stride(),
+            0 if beta is None else beta.ndim, eps, *axes, NORMALISE=beta is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return heatmap, xy, std, stats
 

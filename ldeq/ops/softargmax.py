@@ -176,7 +176,7 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
 _STATS = 8
 
 
-# The operators of a backend, `torch.ops.ldeq.<name><suffix>`: "" for the CPU and CUDA libraries, "_triton" for the Triton kernels.
+# The operators of a backend are `torch.ops.ldeq.<name><suffix>`: "" for the CPU and CUDA libraries, "_triton" for Triton.
 
 
 def _softargmax_by(suffix: str) -> Callable[..., SoftArgmax]:

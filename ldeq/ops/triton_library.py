@@ -1,4 +1,4 @@
-"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: the schemas and argument checks of csrc, the launches of kernels/.
+"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: schemas and argument checks as in csrc, launches in kernels/.
 
 Triton is imported when a kernel is first needed, and is no requirement: torch's CUDA builds bring their own.
 """
@@ -29,7 +29,9 @@ def missing() -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed; torch's CUDA builds bring it, elsewhere: pip install triton"
     if not interpreted() and not torch.cuda.is_available():
-        return "torch sees no GPU, and Triton compiles for GPUs alone (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
+        return (
+            "torch sees no GPU, and Triton compiles for GPUs alone (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
+        )
     try:
         for name in ("softargmax", "anderson", "fixed_point"):
             _kernels(name)
@@ -45,7 +47,9 @@ def _kernels(name: str) -> Any:
 # --- argument checks: one sentence that names the argument, as csrc/check.h -----------------------------------------------
 
 
-def _check(tensor: Tensor | None, name: str, like: Tensor, dtype: torch.dtype, shape: Sequence[int], *, dense: bool = True) -> None:
+def _check(
+    tensor: Tensor | None, name: str, like: Tensor, dtype: torch.dtype, shape: Sequence[int], *, dense: bool = True
+) -> None:
     if tensor is None:
         return
     if tensor.device != like.device:
@@ -123,9 +127,7 @@ def _softargmax_backward(
     return _backward(grad_heatmap, grad_xy, grad_std, logits, beta.contiguous(), stats, (sx, ox, sy, oy))
 
 
-def _readout_forward(
-    heatmap: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _readout_forward(heatmap: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float) -> tuple[Tensor, Tensor, Tensor]:
     _check_maps(heatmap, "heatmap")
     return _kernels("softargmax").launch_forward(heatmap, None, eps, (sx, ox, sy, oy), False)[1:]
 
@@ -170,9 +172,7 @@ def _anderson_step(
     half = g_ring.dtype == torch.bfloat16
     _check(g_ring, "g_ring", x, torch.bfloat16 if half else torch.float32, (m, *x.shape))
     _check(gram, "gram", x, torch.float64, (x.shape[0], m, m))
-    _kernels("anderson").launch_step(
-        x, f_ring, leaving, g_ring, gram, numbers, flags, kept, x_next, x_cast, slot, *options
-    )
+    _kernels("anderson").launch_step(x, f_ring, leaving, g_ring, gram, numbers, flags, kept, x_next, x_cast, slot, *options)
 
 
 def _fixed_point_step(
