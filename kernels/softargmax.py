@@ -124,11 +124,11 @@ def softargmax_forward(
     tl.store(std + index, deviation * scale_x)
     out = stats + 8 * index
     # In float64: backward takes what eps lost as 1 - sum / (sum + eps), a small difference of large numbers.
-    exact = mass.to(tl.float64) + eps
+    exact = tl.cast(mass, tl.float64) + eps
     tl.store(out, peak)
     tl.store(out + 1, ties)
     tl.store(out + 2, exact)
-    tl.store(out + 3, mass.to(tl.float64) / exact)
+    tl.store(out + 3, tl.cast(mass, tl.float64) / exact)
     tl.store(out + 4, mean_x)
     tl.store(out + 5, mean_y)
     tl.store(out + 6, variance)
@@ -231,9 +231,10 @@ def launch_forward(
     stats = torch.empty(b, k, STATS, dtype=torch.float64, device=maps.device)
     if b * k:
         hold, block, warps = launch_shape(h * w)
+        scale, step = (maps, 0) if beta is None else (beta, beta.ndim)
         softargmax_forward[(b * k,)](
-            maps, maps if beta is None else beta, heatmap, xy, std, stats, k, h, w, *maps.stride(),
-            0 if beta is None else beta.ndim, eps, *axes, NORMALISE=beta is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
+            maps, scale, heatmap, xy, std, stats, k, h, w, *maps.stride(), step, eps, *axes,
+            NORMALISE=beta is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return heatmap, xy, std, stats
 
@@ -257,9 +258,10 @@ def launch_backward(
             grad_xy = torch.zeros(b, k, 2, dtype=torch.float32, device=maps.device)
         if grad_std is None:
             grad_std = torch.zeros(b, k, dtype=torch.float32, device=maps.device)
+        scale, step = (maps, 0) if beta is None else (beta, beta.ndim)
         softargmax_backward[(b * k,)](
-            maps, maps if beta is None else beta, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std,
-            grad_maps, parts, k, h, w, *maps.stride(), 0 if beta is None else beta.ndim, *axes,
+            maps, scale, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std, grad_maps, parts,
+            k, h, w, *maps.stride(), step, *axes,
             NORMALISE=beta is not None, HAS_HEATMAP=grad_heatmap is not None, HOLD=hold, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return grad_maps, parts

@@ -55,7 +55,12 @@ def explain(operator: str, tensor: torch.Tensor) -> dict[str, str]:
     Args:
         operator: ``"softargmax"``, ``"heatmap_readout"``, ``"anderson_step"`` or ``"fixed_point_step"``.
         tensor: the logits, or the state of a solve.
+
+    Raises:
+        ValueError: for an unknown operator.
     """
+    if operator not in _implementations:
+        raise ValueError(f"unknown operator {operator!r}; choose one of {', '.join(sorted(_implementations))}")
     refusals = {name: _refusal(operator, name, tensor.device.type, tensor.dtype, False) for name in PREFERENCE}
     return {name: reason or "serves" for name, reason in refusals.items()}
 

@@ -1,4 +1,4 @@
-"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: schemas and argument checks as in csrc, launches in kernels/.
+"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: schemas and checks as in csrc, launches in kernels/.
 
 Triton is imported when a kernel is first needed, and is no requirement: torch's CUDA builds bring their own.
 """

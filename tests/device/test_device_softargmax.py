@@ -116,7 +116,8 @@ def test_bad_maps_stay_confined_and_match_the_reference(target, size, eps):
         out = softargmax(h, 0.4, eps=eps, backend=backend)
         results.append((*out, *torch.autograd.grad(out.xy.sum() - 3 * out.std.sum(), h)))
     for name, actual, expected in zip(("heatmap", "xy", "std", "grad"), results[1], results[0], strict=True):
-        for k in (0, 1, 2, 4, 5) if name == "grad" else range(6):
+        # What 0 / 0 and inf hand back is not defined.
+        for k in ((0, 1, 2, 4, 5) if eps else (0, 1, 4, 5)) if name == "grad" else range(6):
             assert torch.equal(actual[0, k].isnan().cpu(), expected[0, k].isnan()), (name, k)
             close(actual[0, k], expected[0, k], 1e-5)
         assert torch.isfinite(actual[0, [0, 4, 5]]).all()
@@ -153,6 +154,8 @@ def test_which_kernels_run(target):
 
 
 def test_opcheck(target):
+    if target.backend == "cpu":
+        pytest.skip("tests/ops does this for the C++ kernels")
     maps = torch.randn(2, 3, 6, 7, device=target.device, requires_grad=True)
     beta = torch.tensor(0.5, dtype=torch.float64, device=target.device, requires_grad=True)
     axes = (1.0, 0.0, 1.0, 0.0)
