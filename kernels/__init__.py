@@ -1,1 +1,1 @@
-"""Triton kernels, one file an operator. `ldeq.ops` does not choose them yet: see `make test-device` for what they can do."""
+"""Triton kernels, one file an operator, with their launches. `ldeq.ops` imports them when it first needs them."""

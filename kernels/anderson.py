@@ -8,14 +8,12 @@ the first launch. Triton has no way to show that the hand-over between blocks is
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .progress import ProgressState, record, repeat_trace
+from .progress import SAVES, SUM, measure, measure_batch, padded, record, sum_tiles
 
 # Numbers that change from step to step are not specialised: each value would be a compilation.
 
@@ -30,72 +28,35 @@ _MAX_WEIGHT_NORM = tl.constexpr(1e4)
 _RESTART_FACTOR = tl.constexpr(10.0)
 
 
-class AndersonState(NamedTuple):
-    """What a solve carries besides its `ProgressState`. D is the size of a flattened state."""
-
-    f: Tensor
-    """`(m, B, D)`, in the dtype of the cell, exactly as it gave it: rounding f stalls the solve at 1e-3."""
-    g: Tensor
-    """`(m, B, D)`, float32 or bfloat16."""
-    x: Tensor
-    """`(B, D)` float32."""
-    value: Tensor
-    """`(B, D)`, dtype of the cell; the best point seen, complete after `launch_finish`."""
-    partials: Tensor
-    gram: Tensor
-    alpha: Tensor
-    valid: Tensor
-    mixed: Tensor
-    lowest: Tensor
-
-    @classmethod
-    def fresh(cls, z0: Tensor, m: int, g_dtype: torch.dtype = torch.float32) -> AndersonState:
-        """For a start `(B, D)`."""
-        (batch, size), device = z0.shape, z0.device
-        tiles = triton.cdiv(size, TILE[triton.next_power_of_2(m)])
-
-        def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
-
-        return cls(
-            empty(m, batch, size, dtype=z0.dtype), empty(m, batch, size, dtype=g_dtype), z0.float().clone(), z0.clone(),
-            empty(batch, tiles, m + 2, dtype=torch.float32), empty(batch, m, m, dtype=torch.float64),
-            empty(batch, m, dtype=torch.float32), torch.zeros(batch, m, dtype=torch.uint8, device=device),
-            torch.zeros(batch, dtype=torch.uint8, device=device), torch.full((batch,), float("inf"), device=device),
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["n", "slot", "full"])
+@triton.jit(do_not_specialize=["n", "slot"])
 def anderson_gram(
-    fx, x, f, g, value, partials, active, best_slot, size, stride, tiles, n, slot, full, columns,
-    RETURNS_X: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+    f, x, g, partials, flags, size, stride, width, tiles, columns, n, slot,
+    MOVES: tl.constexpr, BATCH: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    sample = tl.program_id(1).to(tl.int64)
-    if tl.load(active + sample) != 0:
-        at = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.program_id(0).to(tl.int64)
+    sample = index // tiles
+    flag = flags + sample * width
+    if BATCH | (tl.load(flag + 2) != 0):
+        at = index % tiles * BLOCK + tl.arange(0, BLOCK)
         inside = at < size
         here = sample * size + at
-        new = tl.load(fx + here, mask=inside, other=0.0)
-        new_f = new.to(tl.float32)
+        new_f = tl.load(f + here, mask=inside, other=0.0).to(tl.float32)
         residual = new_f - tl.load(x + here, mask=inside, other=0.0)
-        # The Gram matrix is of what the ring holds, or it would not be one; the residual is not rounded.
-        kept = residual.to(g.dtype.element_ty)
-        kept_g = kept.to(tl.float32)
-        i = tl.arange(0, N)
-        rows = g + i.to(tl.int64)[:, None] * stride + here[None, :]
-        others = tl.load(rows, mask=(i < n)[:, None] & (i != slot)[:, None] & inside[None, :], other=0.0).to(tl.float32)
-        others = tl.where((i == slot)[:, None], kept_g[None, :], others)
-        out = partials + (sample * tiles + tile) * columns
-        tl.store(out + i, tl.sum(others * kept_g[None, :], axis=1), mask=i < n)
+        out = partials + index * columns
         tl.store(out + n, tl.sum(residual * residual))
         tl.store(out + n + 1, tl.sum(new_f * new_f))
-        if not RETURNS_X:
-            if (full != 0) & (tl.load(best_slot + sample) == slot):
-                leaving = tl.load(f + slot.to(tl.int64) * stride + here, mask=inside, other=0.0)
-                tl.store(value + here, leaving, mask=inside)
-        tl.store(g + slot.to(tl.int64) * stride + here, kept, mask=inside)
-        tl.store(f + slot.to(tl.int64) * stride + here, new, mask=inside)
+        if MOVES:
+            # The Gram matrix is of what the ring holds, or it would not be one; the residual is not rounded.
+            kept = residual.to(g.dtype.element_ty)
+            kept_g = kept.to(tl.float32)
+            i = tl.arange(0, N)
+            # Pairs that a restart dropped are not read.
+            reads = (i < n) & (i != slot) & (tl.load(flag + 5 + i, mask=i < n, other=0) != 0)
+            rows = g + i.to(tl.int64)[:, None] * stride + here[None, :]
+            others = tl.load(rows, mask=reads[:, None] & inside[None, :], other=0.0).to(tl.float32)
+            others = tl.where((i == slot)[:, None], kept_g[None, :], others)
+            tl.store(out + i, tl.sum(others * kept_g[None, :], axis=1), mask=i < n)
+            tl.store(g + slot.to(tl.int64) * stride + here, kept, mask=inside)
 
 
 @triton.jit
@@ -104,48 +65,39 @@ def _at(vector, index, i):
     return tl.sum(tl.where(i == index, vector, 0.0))
 
 
-@triton.jit(do_not_specialize=["n", "slot", "step", "full", "last"])
+@triton.jit(do_not_specialize=["batch", "n", "slot"])
 def anderson_solve(
-    partials, gram, alpha, valid, mixed, lowest,
-    active, status, iterations, residual, norm, first_norm, best_slot, trace,
-    batch, tiles, columns, m, n, slot, step, full, last, tol, ridge,
-    RELATIVE: tl.constexpr, RETURNS_X: tl.constexpr, SAFEGUARDS: tl.constexpr, N: tl.constexpr, SUM: tl.constexpr,
+    partials, gram, alpha, numbers, flags, notes, residuals, batch, width, tiles, columns, m, n, slot, tol, ridge,
+    MOVES: tl.constexpr, RELATIVE: tl.constexpr, BATCH: tl.constexpr, SAFEGUARDS: tl.constexpr,
+    N: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(0).to(tl.int64)
-    if tl.load(active + sample) == 0:
-        repeat_trace(trace, batch, step, sample)
-    else:
-        i = tl.arange(0, N)
-        row = tl.zeros([N], tl.float64)
-        squared_g = tl.zeros([SUM], tl.float64)
-        squared_f = tl.zeros([SUM], tl.float64)
-        for start in range(0, tiles, SUM):
-            t = start + tl.arange(0, SUM)
-            source = partials + (sample * tiles + t) * columns
-            part = tl.load(source[:, None] + i[None, :], mask=(t < tiles)[:, None] & (i < n)[None, :], other=0.0)
-            row += tl.sum(part.to(tl.float64), axis=0)
-            squared_g += tl.load(source + n, mask=t < tiles, other=0.0).to(tl.float64)
-            squared_f += tl.load(source + n + 1, mask=t < tiles, other=0.0).to(tl.float64)
-        best = tl.load(best_slot + sample)
-        saved = (full != 0) & (best == slot)
-        place = slot
-        if RETURNS_X:
-            saved = best == best
-            place = slot * 0
-        size_g, goes_on = record(
-            active, status, iterations, residual, norm, first_norm, best_slot, trace,
-            batch, step, sample, tl.sum(squared_g), tl.sum(squared_f), place, saved, tol, RELATIVE,
-        )  # fmt: skip
-        if goes_on & (last == 0):
-            counts = tl.load(valid + sample * m + i, mask=i < n, other=0) != 0
+    rows = partials + sample * tiles * columns
+    flag = flags + sample * width
+    number = numbers + sample * 5
+    written = tl.where(tl.load(flag + 2) != 0, tiles, 0)
+    squared_g = sum_tiles(rows, written, columns, n, SUM)
+    squared_f = sum_tiles(rows, written, columns, n + 1, SUM)
+    norm, now = measure(squared_g, squared_f, RELATIVE)
+    goes_on = record(numbers, flags, notes, residuals, batch, width, sample, norm, now, slot, tol, BATCH, SUM)
+    if MOVES:
+        if goes_on:
+            i = tl.arange(0, N)
+            row = tl.zeros([N], tl.float64)
+            for start in range(0, tiles, SUM):
+                t = start + tl.arange(0, SUM)
+                part = tl.load(
+                    rows + (t * columns)[:, None] + i[None, :], mask=(t < tiles)[:, None] & (i < n)[None, :], other=0.0
+                )
+                row += tl.sum(part.to(tl.float64), axis=0)
+            counts = tl.load(flag + 5 + i, mask=i < n, other=0) != 0
             if SAFEGUARDS:
-                low = tl.load(lowest + sample)
-                grown = (tl.load(mixed + sample) != 0) & (size_g > _RESTART_FACTOR * low)
+                low = tl.load(number + 3)
+                grown = (tl.load(flag + 4) != 0) & (norm > _RESTART_FACTOR * low)
                 counts = counts & (grown == 0)
-                tl.store(lowest + sample, tl.where(grown | (size_g < low), size_g, low))
+                tl.store(number + 3, tl.where(grown | (norm < low), norm, low))
             counts = (counts | (i == slot)) & (i < n)
-            tl.store(valid + sample * m + i, counts.to(tl.uint8), mask=i < n)
-
+            tl.store(flag + 5 + i, counts.to(tl.int64), mask=i < n)
             matrix = gram + sample * m * m
             both = (i < n)[:, None] & (i < n)[None, :]
             a = tl.load(matrix + i[:, None] * m + i[None, :], mask=both, other=0.0)
@@ -182,74 +134,89 @@ def anderson_solve(
                 # Also false for a NaN.
                 sane = tl.sqrt(tl.sum(weights * weights)) <= _MAX_WEIGHT_NORM
                 weights = tl.where(sane, weights, tl.where(i == slot, 1.0, 0.0))
-                tl.store(mixed + sample, (sane & (pairs > 1)).to(tl.uint8))
+                tl.store(flag + 4, (sane & (pairs > 1)).to(tl.int64))
             tl.store(alpha + sample * m + i, weights.to(tl.float32), mask=i < n)
 
 
 @triton.jit(do_not_specialize=["n"])
 def anderson_mix(
-    f, g, x, x_cast, value, alpha, active, best_slot, size, stride, m, n, beta,
-    CAST: tl.constexpr, DAMPED: tl.constexpr, RETURNS_X: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+    ring, g, x, x_next, x_cast, leaving, kept, alpha, flags, notes, size, stride, width, tiles, m, n, beta,
+    MOVES: tl.constexpr, LEAVES: tl.constexpr, CAST: tl.constexpr, DAMPED: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    sample = tl.program_id(1).to(tl.int64)
-    if tl.load(active + sample) != 0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < size
-        here = sample * size + at
-        if RETURNS_X:
-            # Slot 0 says that the iterate about to be overwritten is the best so far.
-            if tl.load(best_slot + sample) == 0:
-                tl.store(value + here, tl.load(x + here, mask=inside, other=0.0).to(value.dtype.element_ty), mask=inside)
-        mixed = tl.zeros([BLOCK], tl.float32)
+    index = tl.program_id(0).to(tl.int64)
+    sample = index // tiles
+    at = index % tiles * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    here = sample * size + at
+    if LEAVES:
+        if (tl.load(notes + sample) & SAVES) != 0:
+            tl.store(kept + here, tl.load(leaving + here, mask=inside, other=0.0), mask=inside)
+    if MOVES:
+        goes_on = tl.load(flags + sample * width + 2) != 0
+        # A sample that has stopped stays where it is.
+        mixed = tl.load(x + here, mask=at < tl.where(goes_on, 0, size), other=0.0)
         rows = tl.arange(0, N)
-        weights = tl.load(alpha + sample * m + rows, mask=rows < n, other=0.0)
+        weights = tl.load(alpha + sample * m + rows, mask=rows < tl.where(goes_on, n, 0), other=0.0)
         for i in tl.static_range(N):
             weight = _at(weights, i, rows)
-            # Pairs that a restart dropped are not read. (Compared as a block: the interpreter cannot spread a scalar's truth.)
+            # Pairs of no weight are not read. (Compared as a block: the interpreter cannot spread a scalar's truth.)
             reads = tl.where(inside, weight, 0.0) != 0.0
-            damped = tl.load(f + i * stride + here, mask=reads, other=0.0).to(tl.float32)
+            damped = tl.load(ring[i] + here, mask=reads, other=0.0).to(tl.float32)
             if DAMPED:
-                damped -= (1.0 - beta) * tl.load(g + i * stride + here, mask=reads, other=0.0).to(tl.float32)
+                damped -= (1.0 - beta) * tl.load(g + tl.full((), i, tl.int64) * stride + here, mask=reads, other=0.0).to(
+                    tl.float32
+                )
             mixed += weight * damped
-        tl.store(x + here, mixed, mask=inside)
+        tl.store(x_next + here, mixed, mask=inside)
         if CAST:
             tl.store(x_cast + here, mixed.to(x_cast.dtype.element_ty), mask=inside)
 
 
 def launch_step(
-    fx: Tensor,
+    x: Tensor,
+    f_ring: list[Tensor],
+    leaving: Tensor | None,
+    g_ring: Tensor,
+    gram: Tensor,
+    numbers: Tensor,
+    flags: Tensor,
+    kept: Tensor,
+    x_next: Tensor | None,
     x_cast: Tensor | None,
-    state: AndersonState,
-    progress: ProgressState,
-    *,
-    step: int,
+    slot: int,
+    beta: float,
+    ridge: float,
     tol: float,
     relative: bool,
-    ridge: float,
-    beta: float,
-    returns_x: bool,
+    batch_stop: bool,
     safeguards: bool,
-    last: bool,
 ) -> None:
-    """Takes in fx = f(x) `(B, D)` and moves `state.x` on (and ``x_cast``, its copy in the dtype of the cell)."""
-    m, batch, size = state.f.shape
-    slot, n, full = step % m, min(step + 1, m), int(step >= m)
-    rows = triton.next_power_of_2(m)
-    block = TILE[rows]
-    tiles = triton.cdiv(size, block)
-    stride = state.f.stride(0)
-    anderson_gram[(tiles, batch)](
-        fx, state.x, state.f, state.g, state.value, state.partials, progress.active, progress.best_slot,
-        size, stride, tiles, n, slot, full, m + 2, RETURNS_X=returns_x, N=rows, BLOCK=block, num_warps=WARPS,
+    """Arguments as `anderson_step` of ldeq/ops/anderson.py hands them on, checked and contiguous."""
+    m, batch, size = g_ring.shape
+    rows = triton.next_power_of_2(len(f_ring))
+    n, block = len(f_ring), TILE[rows]
+    tiles, width, stride, device = triton.cdiv(size, block), flags.shape[1], batch * size, x.device
+    if batch * tiles == 0:
+        return
+    partials = torch.empty(batch, tiles, m + 2, dtype=torch.float32, device=device)
+    alpha = torch.empty(batch, m, dtype=torch.float32, device=device)
+    notes = torch.empty(batch, dtype=torch.int32, device=device)
+    residuals = torch.empty(batch, dtype=torch.float32, device=device)
+    moves, cast = x_next is not None, x_next is not None and x_cast is not None
+    anderson_gram[(batch * tiles,)](
+        f_ring[slot], x, g_ring, partials, flags, size, stride, width, tiles, m + 2, n, slot,
+        MOVES=moves, BATCH=batch_stop, N=rows, BLOCK=block, num_warps=WARPS,
     )  # fmt: skip
+    if batch_stop:
+        measure_batch[(batch,)](partials, residuals, tiles, m + 2, n, RELATIVE=relative, SUM=SUM, num_warps=1)
     anderson_solve[(batch,)](
-        state.partials, state.gram, state.alpha, state.valid, state.mixed, state.lowest, *progress,
-        batch, tiles, m + 2, m, n, slot, step, full, int(last), tol, ridge,
-        RELATIVE=relative, RETURNS_X=returns_x, SAFEGUARDS=safeguards, N=rows, SUM=64, num_warps=1,
+        partials, gram, alpha, numbers, flags, notes, residuals, batch, width, tiles, m + 2, m, n, slot, tol, ridge,
+        MOVES=moves, RELATIVE=relative, BATCH=batch_stop, SAFEGUARDS=safeguards, N=rows, SUM=SUM, num_warps=1,
     )  # fmt: skip
-    if not last:
-        anderson_mix[(tiles, batch)](
-            state.f, state.g, state.x, state.x if x_cast is None else x_cast, state.value, state.alpha,
-            progress.active, progress.best_slot, size, stride, m, n, beta,
-            CAST=x_cast is not None, DAMPED=beta != 1.0, RETURNS_X=returns_x, N=rows, BLOCK=block, num_warps=WARPS,
+    if moves or leaving is not None:
+        nowhere = x if x_next is None else x_next
+        anderson_mix[(batch * tiles,)](
+            padded(f_ring), g_ring, x, nowhere, nowhere if x_cast is None else x_cast, kept if leaving is None else leaving,
+            kept, alpha, flags, notes, size, stride, width, tiles, m, n, beta,
+            MOVES=moves, LEAVES=leaving is not None, CAST=cast, DAMPED=beta != 1.0, N=rows, BLOCK=block, num_warps=WARPS,
         )  # fmt: skip

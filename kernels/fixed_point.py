@@ -1,7 +1,8 @@
-"""One step of x <- x + beta (f - x) in Triton, with residual and stopping: see ldeq/solvers/fixed_point.py.
+"""One step of x <- x + beta (f - x) in Triton: see ldeq/solvers/fixed_point.py.
 
-One pass over f and x, and a launch with one program a sample that adds the tiles' sums. The last two f, or the last three x,
-are kept in a ring, so that the best point is copied only when its place is about to be taken.
+Three launches: `fixed_point_move` streams f and x once, writes the next x and the norms of a tile; `fixed_point_record`, one
+program a sample, adds the tiles and decides who goes on; `fixed_point_settle` puts samples back that have just stopped and
+saves a best value before it is lost. Most of its programs end at once.
 """
 
 from __future__ import annotations
@@ -11,101 +12,110 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .progress import ProgressState, record, repeat_trace
+from .progress import SAVES, STOPS, SUM, measure, measure_batch, record, sum_tiles
 
 TILE = 1024
 WARPS = 4
 
 
-@triton.jit(do_not_specialize=["full", "leaving"])
+@triton.jit
 def fixed_point_move(
-    fx, x, x_out, x_cast, ring, value, partials, active, best_slot, size, stride, tiles, full, leaving, beta,
-    CAST: tl.constexpr, RETURNS_X: tl.constexpr, BLOCK: tl.constexpr,
+    f, x, x_next, x_cast, partials, flags, size, width, tiles, beta,
+    MOVES: tl.constexpr, CAST: tl.constexpr, BATCH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    sample = tl.program_id(1).to(tl.int64)
-    if tl.load(active + sample) != 0:
-        at = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < size
-        here = sample * size + at
-        new = tl.load(fx + here, mask=inside, other=0.0)
-        f = new.to(tl.float32)
-        before = tl.load(x + here, mask=inside, other=0.0)
-        g = f - before
-        out = partials + (sample * tiles + tile) * 2
-        tl.store(out, tl.sum(g * g))
-        tl.store(out + 1, tl.sum(f * f))
-        place = ring + leaving.to(tl.int64) * stride + here
-        if (full != 0) & (tl.load(best_slot + sample) == leaving):
-            tl.store(value + here, tl.load(place, mask=inside, other=0.0).to(value.dtype.element_ty), mask=inside)
-        moved = tl.where(beta == 1.0, f, before + beta * g)
-        if not RETURNS_X:
-            tl.store(place, new, mask=inside)
-        tl.store(x_out + here, moved, mask=inside)
+    index = tl.program_id(0).to(tl.int64)
+    sample = index // tiles
+    at = index % tiles * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    here = sample * size + at
+    before = tl.load(x + here, mask=inside, other=0.0)
+    after = before
+    if BATCH | (tl.load(flags + sample * width + 2) != 0):
+        new = tl.load(f + here, mask=inside, other=0.0).to(tl.float32)
+        g = new - before
+        tl.store(partials + index * 2, tl.sum(g * g))
+        tl.store(partials + index * 2 + 1, tl.sum(new * new))
+        after = tl.where(beta == 1.0, new, before + beta * g)
+    if MOVES:
+        tl.store(x_next + here, after, mask=inside)
         if CAST:
-            tl.store(x_cast + here, moved.to(x_cast.dtype.element_ty), mask=inside)
+            tl.store(x_cast + here, after.to(x_cast.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["step", "full", "slot", "leaving"])
+@triton.jit(do_not_specialize=["batch"])
 def fixed_point_record(
-    partials, active, status, iterations, residual, norm, first_norm, best_slot, trace,
-    batch, tiles, step, full, slot, leaving, tol, RELATIVE: tl.constexpr, SUM: tl.constexpr,
+    partials, numbers, flags, notes, residuals, batch, width, tiles, slot, tol,
+    RELATIVE: tl.constexpr, BATCH: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(0).to(tl.int64)
-    if tl.load(active + sample) == 0:
-        repeat_trace(trace, batch, step, sample)
-    else:
-        squared_g = tl.zeros([SUM], tl.float64)
-        squared_f = tl.zeros([SUM], tl.float64)
-        for start in range(0, tiles, SUM):
-            t = start + tl.arange(0, SUM)
-            source = partials + (sample * tiles + t) * 2
-            squared_g += tl.load(source, mask=t < tiles, other=0.0).to(tl.float64)
-            squared_f += tl.load(source + 1, mask=t < tiles, other=0.0).to(tl.float64)
-        saved = (full != 0) & (tl.load(best_slot + sample) == leaving)
-        record(
-            active, status, iterations, residual, norm, first_norm, best_slot, trace,
-            batch, step, sample, tl.sum(squared_g), tl.sum(squared_f), slot, saved, tol, RELATIVE,
-        )  # fmt: skip
+    rows = partials + sample * tiles * 2
+    written = tl.where(tl.load(flags + sample * width + 2) != 0, tiles, 0)
+    squared_g = sum_tiles(rows, written, 2, 0, SUM)
+    squared_f = sum_tiles(rows, written, 2, 1, SUM)
+    norm, residual = measure(squared_g, squared_f, RELATIVE)
+    record(numbers, flags, notes, residuals, batch, width, sample, norm, residual, slot, tol, BATCH, SUM)
 
 
-def partials_for(batch: int, size: int, device: torch.device) -> Tensor:
-    """Room for the sums of a step."""
-    return torch.empty(batch, triton.cdiv(size, TILE), 2, dtype=torch.float32, device=device)
+@triton.jit
+def fixed_point_settle(
+    x, x_next, x_cast, leaving, kept, notes, size, tiles,
+    LEAVES: tl.constexpr, MOVES: tl.constexpr, CAST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0).to(tl.int64)
+    sample = index // tiles
+    at = index % tiles * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    here = sample * size + at
+    note = tl.load(notes + sample)
+    if LEAVES:
+        if (note & SAVES) != 0:
+            tl.store(kept + here, tl.load(leaving + here, mask=inside, other=0.0), mask=inside)
+    if MOVES:
+        # A sample that has just stopped stays where it was; its f may even be NaN.
+        if (note & STOPS) != 0:
+            before = tl.load(x + here, mask=inside, other=0.0)
+            tl.store(x_next + here, before, mask=inside)
+            if CAST:
+                tl.store(x_cast + here, before.to(x_cast.dtype.element_ty), mask=inside)
 
 
 def launch_step(
-    fx: Tensor,
     x: Tensor,
-    x_out: Tensor,
+    f: Tensor,
+    leaving: Tensor | None,
+    numbers: Tensor,
+    flags: Tensor,
+    kept: Tensor,
+    x_next: Tensor | None,
     x_cast: Tensor | None,
-    ring: Tensor,
-    value: Tensor,
-    partials: Tensor,
-    progress: ProgressState,
-    *,
-    step: int,
+    beta: float,
     tol: float,
     relative: bool,
-    beta: float,
-    returns_x: bool,
+    batch_stop: bool,
 ) -> None:
-    """Takes in fx = f(x) `(B, D)`.
-
-    ``ring`` is `(2, B, D)` in the dtype of the cell, for f, or with ``returns_x`` `(3, B, D)` float32, and x and x_out are its
-    entries step % 3 and (step + 1) % 3. Otherwise x_out may be x.
-    """
+    """Arguments as `fixed_point_step` of ldeq/ops/fixed_point.py hands them on, checked and contiguous."""
     batch, size = x.shape
-    slots = ring.shape[0]
-    slot = step % slots
-    leaving = (slot + 1) % slots if returns_x else slot
-    full = int(step >= 2)
-    tiles = triton.cdiv(size, TILE)
-    fixed_point_move[(tiles, batch)](
-        fx, x, x_out, x if x_cast is None else x_cast, ring, value, partials, progress.active, progress.best_slot,
-        size, ring.stride(0), tiles, full, leaving, beta,
-        CAST=x_cast is not None, RETURNS_X=returns_x, BLOCK=TILE, num_warps=WARPS,
+    tiles, width, device = triton.cdiv(size, TILE), flags.shape[1], x.device
+    if batch * tiles == 0:
+        return
+    partials = torch.empty(batch, tiles, 2, dtype=torch.float32, device=device)
+    notes = torch.empty(batch, dtype=torch.int32, device=device)
+    residuals = torch.empty(batch, dtype=torch.float32, device=device)
+    moves, cast = x_next is not None, x_next is not None and x_cast is not None
+    nowhere = x if x_next is None else x_next
+    cast_to = x_cast if x_cast is not None else nowhere
+    fixed_point_move[(batch * tiles,)](
+        f, x, nowhere, cast_to, partials, flags, size, width, tiles, beta,
+        MOVES=moves, CAST=cast, BATCH=batch_stop, BLOCK=TILE, num_warps=WARPS,
     )  # fmt: skip
+    if batch_stop:
+        measure_batch[(batch,)](partials, residuals, tiles, 2, 0, RELATIVE=relative, SUM=SUM, num_warps=1)
     fixed_point_record[(batch,)](
-        partials, *progress, batch, tiles, step, full, slot, leaving, tol, RELATIVE=relative, SUM=64, num_warps=1,
+        partials, numbers, flags, notes, residuals, batch, width, tiles, 0, tol,
+        RELATIVE=relative, BATCH=batch_stop, SUM=SUM, num_warps=1,
     )  # fmt: skip
+    if moves or leaving is not None:
+        fixed_point_settle[(batch * tiles,)](
+            x, nowhere, cast_to, kept if leaving is None else leaving, kept, notes, size, tiles,
+            LEAVES=leaving is not None, MOVES=moves, CAST=cast, BLOCK=TILE, num_warps=WARPS,
+        )  # fmt: skip

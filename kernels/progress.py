@@ -1,11 +1,10 @@
-"""Per-sample stopping, status and best-so-far, shared by the solvers' kernels: `Progress.record` of ldeq/solvers/solution.py.
+"""What the steps of all solvers share: tile sums, stopping and status of each sample, the best value so far.
 
-As in csrc/cuda/progress.cuh, a best point is saved when its place in the ring is about to be taken, and at the end.
+`numbers` `(B, 5)` float64 and `flags` `(B, 5 + m)` int64 are those of `SolveState` in ldeq/ops/anderson.py; the rules are those
+of `Progress.record` in ldeq/solvers/solution.py.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import triton
@@ -16,84 +15,127 @@ _LARGEST = tl.constexpr(3.4028234663852886e38)
 _SMALLEST = tl.constexpr(1.1754943508222875e-38)
 _DIVERGENCE_FACTOR = tl.constexpr(1e8)
 
+# What a step notes for its last pass: the best value leaves the ring now, and the sample has stopped in this step.
+SAVES = tl.constexpr(1)
+STOPS = tl.constexpr(2)
 
-class ProgressState(NamedTuple):
-    """One entry a sample; what `Solution` is made of."""
-
-    active: Tensor
-    status: Tensor
-    iterations: Tensor
-    residual: Tensor
-    norm: Tensor
-    first_norm: Tensor
-    best_slot: Tensor
-    trace: Tensor
-
-    @classmethod
-    def fresh(cls, batch: int, steps: int, device: torch.device) -> ProgressState:
-        def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
-            return torch.full(shape or (batch,), value, dtype=dtype, device=device)
-
-        inf = float("inf")
-        return cls(
-            full(1, torch.uint8), full(0, torch.int64), full(0, torch.int64),
-            full(inf, torch.float32), full(inf, torch.float32), full(0, torch.float32),
-            full(-1, torch.int32), full(inf, torch.float32, steps, batch),
-        )  # fmt: skip
+# Tiles whose sums are added at a time.
+SUM = 64
 
 
 @triton.jit
-def repeat_trace(trace, batch, step, sample):
-    """A stopped sample repeats its last residual."""
-    tl.store(trace + step.to(tl.int64) * batch + sample, tl.load(trace + (step - 1).to(tl.int64) * batch + sample))
+def sum_tiles(partials, tiles, columns, column, SUM: tl.constexpr):
+    """One column of `partials` `(tiles, columns)` in float64 and in fixed order."""
+    total = tl.zeros([SUM], tl.float64)
+    for start in range(0, tiles, SUM):
+        t = start + tl.arange(0, SUM)
+        total += tl.load(partials + t * columns + column, mask=t < tiles, other=0.0).to(tl.float64)
+    return tl.sum(total)
+
+
+@triton.jit
+def measure(squared_g, squared_f, RELATIVE: tl.constexpr):
+    """(||g||, residual), float32."""
+    norm = tl.sqrt(squared_g).to(tl.float32)
+    residual = norm
+    if RELATIVE:
+        # An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
+        size_f = tl.sqrt(squared_f).to(tl.float32)
+        residual = norm / tl.where(size_f < _SMALLEST, _SMALLEST, size_f)
+        residual = tl.where(residual > _LARGEST, _LARGEST, residual)
+    return norm, residual
+
+
+@triton.jit(do_not_specialize=["first"])
+def measure_batch(partials, residuals, tiles, columns, first, RELATIVE: tl.constexpr, SUM: tl.constexpr):
+    """Residual of every sample, for a stop that looks at their mean; ||g||^2 and ||f||^2 are the columns from `first`."""
+    sample = tl.program_id(0).to(tl.int64)
+    rows = partials + sample * tiles * columns
+    squared_g = sum_tiles(rows, tiles, columns, first, SUM)
+    squared_f = sum_tiles(rows, tiles, columns, first + 1, SUM)
+    _, residual = measure(squared_g, squared_f, RELATIVE)
+    tl.store(residuals + sample, residual)
+
+
+@triton.jit
+def mean_residual(residuals, batch, SUM: tl.constexpr):
+    total = tl.zeros([SUM], tl.float64)
+    for start in range(0, batch, SUM):
+        b = start + tl.arange(0, SUM)
+        total += tl.load(residuals + b, mask=b < batch, other=0.0).to(tl.float64)
+    return (tl.sum(total) / batch).to(tl.float32)
 
 
 @triton.jit
 def record(
-    active, status, iterations, residual, norm, first_norm, best_slot, trace,
-    batch, step, sample, squared_g, squared_f, slot, saved, tol, RELATIVE: tl.constexpr,
-):  # fmt: skip
-    """Takes in one evaluation of an active sample. Returns ||g|| and whether the sample goes on."""
-    size_g = tl.sqrt(squared_g).to(tl.float32)
-    now = size_g
-    if RELATIVE:
-        # An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
-        size_f = tl.sqrt(squared_f).to(tl.float32)
-        now = size_g / tl.where(size_f < _SMALLEST, _SMALLEST, size_f)
-        now = tl.where(now > _LARGEST, _LARGEST, now)
-    finite = (now <= _LARGEST) & (size_g <= _LARGEST)
-    first = tl.where(step == 0, size_g, tl.load(first_norm + sample))
-    tl.store(first_norm + sample, first)
-    best = tl.load(residual + sample)
-    better = finite & (now < best)
-    tl.store(best_slot + sample, tl.where(better, slot, tl.where(saved, -1, tl.load(best_slot + sample))))
-    tl.store(norm + sample, tl.where(better, size_g, tl.load(norm + sample)))
-    tl.store(residual + sample, tl.where(better, now, best))
-    tl.store(iterations + sample, tl.load(iterations + sample) + 1)
-    converged = finite & (now <= tol)
-    diverged = finite & (size_g > _DIVERGENCE_FACTOR * first)
-    code = tl.where(converged, 1, tl.load(status + sample))
-    code = tl.where(diverged, 2, code)
-    code = tl.where(finite, code, 3)
-    tl.store(status + sample, code)
-    goes_on = finite & (converged == 0) & (diverged == 0)
-    tl.store(active + sample, goes_on.to(tl.uint8))
-    tl.store(trace + step.to(tl.int64) * batch + sample, now)
-    return size_g, goes_on
+    numbers, flags, notes, residuals, batch, width, sample, norm, residual, slot, tol, BATCH: tl.constexpr, SUM: tl.constexpr
+):
+    """Takes in one evaluation of a sample. Returns whether it goes on."""
+    number = numbers + sample * 5
+    flag = flags + sample * width
+    active = tl.load(flag + 2) != 0
+    iterations = tl.load(flag + 1)
+    finite = (residual <= _LARGEST) & (norm <= _LARGEST)
+    first = tl.where(iterations == 0, norm.to(tl.float64), tl.load(number + 2))
+    best = tl.load(number)
+    place = tl.load(flag + 3)
+    better = active & finite & (residual < best)
+    # The only copy of the best is made when its slot is taken by something worse, also where the sample has stopped.
+    saves = (better == 0) & (place == slot)
+    converged = finite & (residual <= tol)
+    if BATCH:
+        converged = mean_residual(residuals, batch, SUM) <= tol
+    diverged = finite & (norm > _DIVERGENCE_FACTOR * first)
+    status = tl.where(converged, 1, tl.load(flag))
+    status = tl.where(diverged, 2, status)
+    status = tl.where(finite, status, 3)
+    stops = converged | diverged | (finite == 0)
+    goes_on = active & (stops == 0)
+    tl.store(number, tl.where(better, residual, best))
+    tl.store(number + 1, tl.where(better, norm, tl.load(number + 1)))
+    tl.store(number + 2, first)
+    tl.store(number + 4, tl.where(active, residual, tl.load(number + 4)))
+    tl.store(flag, tl.where(active, status, tl.load(flag)))
+    tl.store(flag + 1, iterations + active.to(tl.int64))
+    tl.store(flag + 2, goes_on.to(tl.int64))
+    tl.store(flag + 3, tl.where(better, slot, tl.where(saves, -1, place)))
+    tl.store(notes + sample, tl.where(saves, SAVES, 0) + tl.where(active & stops, STOPS, 0))
+    return goes_on
 
 
 @triton.jit
-def finish(ring, best_slot, value, size, stride, BLOCK: tl.constexpr):
-    """value takes the best point of each sample that was not saved before, from a ring `(slots, B, D)`."""
-    sample = tl.program_id(1).to(tl.int64)
-    best = tl.load(best_slot + sample)
-    if best >= 0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        point = tl.load(ring + best.to(tl.int64) * stride + sample * size + at, mask=at < size, other=0.0)
-        tl.store(value + sample * size + at, point.to(tl.float32).to(value.dtype.element_ty), mask=at < size)
+def best_so_far(ring, kept, start, flags, out, size, width, tiles, N: tl.constexpr, BLOCK: tl.constexpr):
+    """The value of each sample's lowest residual; `ring` is a tuple of N tensors `(B, D)`."""
+    index = tl.program_id(0).to(tl.int64)
+    sample = index // tiles
+    at = index % tiles * BLOCK + tl.arange(0, BLOCK)
+    here = sample * size + at
+    place = tl.load(flags + sample * width + 3)
+    # Each sample is read from one place: elsewhere nothing lies inside.
+    value = tl.load(start + here, mask=at < tl.where(place == -2, size, 0), other=0.0)
+    if place == -1:
+        value = tl.load(kept + here, mask=at < size, other=0.0)
+    for i in tl.static_range(N):
+        if place == i:
+            value = tl.load(ring[i] + here, mask=at < size, other=0.0)
+    tl.store(out + here, value, mask=at < size)
 
 
-def launch_finish(ring: Tensor, state: ProgressState, value: Tensor) -> None:
-    """Writes into ``value`` `(B, D)` from ``ring`` `(slots, B, D)`."""
-    _, batch, size = ring.shape
-    finish[(triton.cdiv(size, 2048), batch)](ring, state.best_slot, value, size, ring.stride(0), BLOCK=2048, num_warps=8)
+BEST_TILE = 1024
+
+
+def launch_best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor) -> Tensor:
+    batch, size = start.shape
+    out = torch.empty_like(start)
+    tiles = triton.cdiv(size, BEST_TILE)
+    if batch * tiles:
+        entries = padded(ring or [start])
+        best_so_far[(batch * tiles,)](
+            entries, kept, start, flags, out, size, flags.shape[1], tiles, N=len(entries), BLOCK=BEST_TILE, num_warps=4
+        )
+    return out
+
+
+def padded(ring: list[Tensor]) -> tuple[Tensor, ...]:
+    """To a power of two, so that a growing history does not mean a compilation a step; what is added is not read."""
+    return (*ring, *[ring[0]] * (triton.next_power_of_2(len(ring)) - len(ring)))

@@ -15,8 +15,9 @@ from torch import Tensor
 HELD = 8192
 BLOCK = 2048
 
-# Saved of each map: max (0 for a map of -inf alone), sum + eps, mean and variance of column and row, pixels that share the max.
-STATS = 7
+# Saved of each map, float64: max (0 for a map of -inf alone), pixels that share it, sum + eps, sum / (sum + eps), means of
+# column and row, mean of their variances, and 0.
+STATS = 8
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
 
@@ -47,7 +48,7 @@ def softargmax_forward(
     maps, beta, heatmap, xy, std, stats,
     channels, height, width, stride_b, stride_k, stride_h, stride_w, beta_stride,
     eps, scale_x, offset_x, scale_y, offset_y,
-    NORMALISE: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
+    NORMALISE: tl.constexpr, KEEP: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64)
     count = height * width
@@ -89,7 +90,8 @@ def softargmax_forward(
         if NORMALISE:
             z, _ = _weight(part, peak, scale, inside)
             ties += tl.sum((inside & (part == highest)).to(tl.float32))
-            tl.store(heatmap + index * count + start + lane, z.to(heatmap.dtype.element_ty), mask=inside)
+            if KEEP:
+                tl.store(heatmap + index * count + start + lane, z.to(heatmap.dtype.element_ty), mask=inside)
         else:
             z = tl.where(inside, part, 0.0)
         mass += tl.sum(z)
@@ -120,37 +122,40 @@ def softargmax_forward(
     tl.store(xy + 2 * index, mean_x * scale_x + mass / total * offset_x)
     tl.store(xy + 2 * index + 1, mean_y * scale_y + mass / total * offset_y)
     tl.store(std + index, deviation * scale_x)
-    out = stats + 7 * index
+    out = stats + 8 * index
+    # In float64: backward takes what eps lost as 1 - sum / (sum + eps), a small difference of large numbers.
+    exact = tl.cast(mass, tl.float64) + eps
     tl.store(out, peak)
-    tl.store(out + 1, total)
-    tl.store(out + 2, mean_x)
-    tl.store(out + 3, mean_y)
-    tl.store(out + 4, var_x)
-    tl.store(out + 5, var_y)
-    tl.store(out + 6, ties)
+    tl.store(out + 1, ties)
+    tl.store(out + 2, exact)
+    tl.store(out + 3, tl.cast(mass, tl.float64) / exact)
+    tl.store(out + 4, mean_x)
+    tl.store(out + 5, mean_y)
+    tl.store(out + 6, variance)
+    tl.store(out + 7, 0.0)
 
 
 @triton.jit
 def softargmax_backward(
     maps, beta, stats, grad_heatmap, grad_xy, grad_std, grad_maps, grad_beta,
     channels, height, width, stride_b, stride_k, stride_h, stride_w, beta_stride,
-    eps, scale_x, offset_x, scale_y, offset_y,
+    scale_x, offset_x, scale_y, offset_y,
     NORMALISE: tl.constexpr, HAS_HEATMAP: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64)
     count = height * width
     lane = tl.arange(0, BLOCK)
-    saved = stats + 7 * index
-    peak = tl.load(saved)
-    total = tl.load(saved + 1)
-    mean_x = tl.load(saved + 2)
-    mean_y = tl.load(saved + 3)
-    spread = tl.load(saved + 4) + tl.load(saved + 5)
-    ties = tl.load(saved + 6)
+    saved = stats + 8 * index
+    peak = tl.load(saved).to(tl.float32)
+    ties = tl.load(saved + 1).to(tl.float32)
+    total = tl.load(saved + 2).to(tl.float32)
+    lost = (1.0 - tl.load(saved + 3)).to(tl.float32)
+    mean_x = tl.load(saved + 4).to(tl.float32)
+    mean_y = tl.load(saved + 5).to(tl.float32)
+    half = tl.load(saved + 6).to(tl.float32)
+    spread = 2 * half
     gx = tl.load(grad_xy + 2 * index)
     gy = tl.load(grad_xy + 2 * index + 1)
-    lost = eps / total
-    half = spread / 2
     # As the reference: where the variance is 0, std is the variance itself.
     v = tl.load(grad_std + index) * scale_x * tl.where(half > 0, 0.25 / tl.sqrt(tl.where(half > 0, half, 1.0)), 0.5)
     slope_x = (gx * scale_x - 2 * v * mean_x * lost) / total
@@ -216,43 +221,47 @@ def launch_shape(pixels: int) -> tuple[bool, int, int]:
 
 
 def launch_forward(
-    maps: Tensor, beta: Tensor, axes: tuple[float, float, float, float], eps: float, normalise: bool
+    maps: Tensor, beta: Tensor | None, eps: float, axes: tuple[float, float, float, float], want_heatmap: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(heatmap, xy, std, stats) of maps `(B, K, H, W)`; beta is `()` or `(K,)` and unread unless `normalise`."""
+    """(heatmap, xy, std, stats) of maps `(B, K, H, W)`; beta is `()` or `(K,)`, None for maps that are normalised already."""
     b, k, h, w = maps.shape
-    heatmap = torch.empty(maps.shape if normalise else (0,), dtype=maps.dtype, device=maps.device)
+    heatmap = torch.empty(maps.shape if want_heatmap else (0,), dtype=maps.dtype, device=maps.device)
     xy = torch.empty(b, k, 2, dtype=torch.float32, device=maps.device)
     std = torch.empty(b, k, dtype=torch.float32, device=maps.device)
-    stats = torch.empty(b, k, STATS, dtype=torch.float32, device=maps.device)
+    stats = torch.empty(b, k, STATS, dtype=torch.float64, device=maps.device)
     if b * k:
         hold, block, warps = launch_shape(h * w)
+        scale, step = (maps, 0) if beta is None else (beta, beta.ndim)
         softargmax_forward[(b * k,)](
-            maps, beta, heatmap, xy, std, stats, k, h, w, *maps.stride(), beta.ndim, eps, *axes,
-            NORMALISE=normalise, HOLD=hold, BLOCK=block, num_warps=warps,
+            maps, scale, heatmap, xy, std, stats, k, h, w, *maps.stride(), step, eps, *axes,
+            NORMALISE=beta is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return heatmap, xy, std, stats
 
 
 def launch_backward(
-    maps: Tensor,
-    beta: Tensor,
-    axes: tuple[float, float, float, float],
-    eps: float,
-    stats: Tensor,
     grad_heatmap: Tensor | None,
-    grad_xy: Tensor,
-    grad_std: Tensor,
-    normalise: bool,
+    grad_xy: Tensor | None,
+    grad_std: Tensor | None,
+    maps: Tensor,
+    beta: Tensor | None,
+    stats: Tensor,
+    axes: tuple[float, float, float, float],
 ) -> tuple[Tensor, Tensor]:
-    """(gradient of the maps, `(B, K)` parts of the gradient of beta); gradients come in contiguous."""
+    """(gradient of the maps, `(B, K)` parts of the gradient of beta, float64); gradients come in contiguous."""
     b, k, h, w = maps.shape
     grad_maps = torch.empty(maps.shape, dtype=maps.dtype, device=maps.device)
-    parts = torch.empty(b, k, dtype=torch.float32, device=maps.device)
+    parts = torch.empty(b, k, dtype=torch.float64, device=maps.device)
     if b * k:
         hold, block, warps = launch_shape(h * w)
+        if grad_xy is None:
+            grad_xy = torch.zeros(b, k, 2, dtype=torch.float32, device=maps.device)
+        if grad_std is None:
+            grad_std = torch.zeros(b, k, dtype=torch.float32, device=maps.device)
+        scale, step = (maps, 0) if beta is None else (beta, beta.ndim)
         softargmax_backward[(b * k,)](
-            maps, beta, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std, grad_maps, parts,
-            k, h, w, *maps.stride(), beta.ndim, eps, *axes,
-            NORMALISE=normalise, HAS_HEATMAP=grad_heatmap is not None, HOLD=hold, BLOCK=block, num_warps=warps,
+            maps, scale, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std, grad_maps, parts,
+            k, h, w, *maps.stride(), step, *axes,
+            NORMALISE=beta is not None, HAS_HEATMAP=grad_heatmap is not None, HOLD=hold, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return grad_maps, parts

@@ -1,6 +1,6 @@
 """Operators: one file each, with its formula, its plain-PyTorch reference and its public function."""
 
-from .backends import BackendError, available_backends, current_backend, use_backend
+from .backends import BackendError, available_backends, current_backend, explain, use_backend
 from .softargmax import Readout, SoftArgmax, heatmap_readout, softargmax
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "SoftArgmax",
     "available_backends",
     "current_backend",
+    "explain",
     "heatmap_readout",
     "softargmax",
     "use_backend",

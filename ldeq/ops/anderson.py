@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import library
-from .backends import current_backend
+from .backends import implementation, register, serves
 
 # Columns of `SolveState.numbers` and of `SolveState.flags` (csrc/cpu/progress.h).
 RESIDUAL, NORM, FIRST_NORM, LOWEST, LAST = range(5)
@@ -84,7 +84,7 @@ class SolveState:
 
     def best(self) -> Tensor:
         """`(B, D)`, the value at each sample's lowest residual; the start where no evaluation was finite."""
-        return torch.ops.ldeq.best_so_far(self.values, self.kept, self.start, self.flags)
+        return implementation("best_so_far", self.start)(self.values, self.kept, self.start, self.flags)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,12 @@ class StopRule:
 
 
 def fused_solves(tensor: Tensor) -> bool:
-    """Whether compiled steps serve a solve on `tensor` under the backend chosen now."""
-    return tensor.device.type == "cpu" and library.MISSING is None and current_backend() in ("auto", "cpu")
+    """Whether compiled steps serve a solve on `tensor` under the backend chosen now.
+
+    Raises:
+        BackendError: if a backend was asked for by name that does not serve it.
+    """
+    return serves("anderson_step", tensor)
 
 
 def anderson_step(
@@ -129,7 +133,7 @@ def anderson_step(
         RuntimeError: for shapes, dtypes or devices that do not fit together, naming the argument.
     """
     slot, leaving = state.take(f, value, state.g_ring.shape[0])
-    torch.ops.ldeq.anderson_step(
+    implementation("anderson_step", x)(
         x,
         state.f_ring,
         leaving,
@@ -150,6 +154,16 @@ def anderson_step(
     )
 
 
+def _register(suffix: str, *backends: str) -> None:
+    """Enters the operators `<name><suffix>` as the steps of `backends`."""
+    for name in ("anderson_step", "fixed_point_step", "best_so_far"):
+        operator = getattr(torch.ops.ldeq, name + suffix)
+        fake = (lambda *_: None) if "step" in name else (lambda ring, kept, start, flags: torch.empty_like(start))
+        torch.library.register_fake(f"ldeq::{name}{suffix}")(fake)
+        for backend in backends:
+            register(name, backend)(operator)
+
+
 if library.MISSING is None:
-    torch.library.register_fake("ldeq::anderson_step")(lambda *_: None)
-    torch.library.register_fake("ldeq::best_so_far")(lambda ring, kept, start, flags: torch.empty_like(start))
+    _register("", "cpu", "cuda")
+_register("_triton", "triton")

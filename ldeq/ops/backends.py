@@ -1,8 +1,8 @@
 """Which implementation runs an operator.
 
 Every operator has one reference in plain PyTorch (``"torch"``), which is its specification, and may have compiled ones.
-An automatic choice takes the first backend of `PREFERENCE` that serves the tensor; a backend that was asked for by name
-runs or raises, it never falls back in silence.
+An automatic choice takes the first backend of `PREFERENCE` that serves the tensor, operator by operator; a backend that was
+asked for by name runs or raises, it never falls back in silence. `explain` tells what serves a tensor, and why not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import library
+from . import library, triton_library
 
 PREFERENCE = ("cuda", "triton", "cpu", "torch")
 NAMES = ("auto", *PREFERENCE)
@@ -40,15 +40,65 @@ def register(operator: str, backend: str) -> Callable[[Callable[..., Any]], Call
 
 def available_backends() -> dict[str, str]:
     """Maps each backend name to ``"available"`` or to the reason why it is not."""
-    present = {name for table in _implementations.values() for name in table}
-    missing = dict.fromkeys(PREFERENCE, "not part of this version of ldeq") | (
-        {"cpu": library.MISSING} if library.MISSING else {}
-    )
-    return {name: "available" if name in present else missing[name] for name in PREFERENCE}
+    return {name: _missing(name) or "available" for name in PREFERENCE}
+
+
+def explain(operator: str, tensor: torch.Tensor) -> dict[str, str]:
+    """Maps each backend name to ``"serves"`` or to the reason why it does not; an automatic choice takes the first that serves.
+
+    Where none serves a solver's step, the solver runs its loop in plain PyTorch.
+
+    ```python
+    ldeq.ops.explain("softargmax", torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+    ```
+
+    Args:
+        operator: ``"softargmax"``, ``"heatmap_readout"``, ``"anderson_step"`` or ``"fixed_point_step"``.
+        tensor: the logits, or the state of a solve.
+
+    Raises:
+        ValueError: for an unknown operator.
+    """
+    if operator not in _implementations:
+        raise ValueError(f"unknown operator {operator!r}; choose one of {', '.join(sorted(_implementations))}")
+    refusals = {name: _refusal(operator, name, tensor.device.type, tensor.dtype, False) for name in PREFERENCE}
+    return {name: reason or "serves" for name, reason in refusals.items()}
+
+
+def _missing(backend: str) -> str | None:
+    """Why `backend` can run nothing in this process."""
+    if backend == "cuda":
+        return library.CUDA_MISSING
+    if backend == "triton":
+        return triton_library.missing()
+    return library.MISSING if backend == "cpu" else None
+
+
+def _refusal(operator: str, backend: str, device: str, dtype: torch.dtype, named: bool) -> str | None:
+    """Why `backend` does not run `operator` on a tensor of this device and dtype; `named` if it was asked for by name."""
+    table = _implementations.get(operator, {})
+    if backend not in table:
+        return f"it has no {operator!r}; choose one of {sorted(table)} or 'auto'"
+    if backend == "torch":
+        return None
+    # The interpreter serves those who ask for it: it is thousands of times slower than the reference.
+    at_home = device == ("cpu" if backend == "cpu" else "cuda")
+    if not at_home and not (backend == "triton" and device == "cpu" and named and triton_library.interpreted()):
+        move = "move it with .cpu() or choose 'auto'" if backend == "cpu" else "move it with .cuda() or choose 'auto'"
+        return f"it cannot run on a tensor on {device}; {move}"
+    if dtype not in (triton_library.DTYPES if backend == "triton" else (*triton_library.DTYPES, torch.float64)):
+        return f"it does not serve {dtype}; convert or choose 'auto'"
+    return _missing(backend)
+
+
+def _constant_to_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.compiler.assume_constant_result`, which would import all of Dynamo, and Triton with it, at once."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 # Dynamo cannot follow a context variable: a compiled graph keeps the choice that stood when it was traced.
-@torch.compiler.assume_constant_result
+@_constant_to_dynamo
 def current_backend() -> str:
     """The name set by `use_backend`, ``"auto"`` unless changed."""
     return _choice.get()
@@ -90,22 +140,45 @@ def implementation(operator: str, tensor: torch.Tensor, backend: str | None = No
 
     Args:
         operator: a registered operator's name.
-        tensor: the input that decides (device).
+        tensor: the input that decides (device, dtype).
         backend: a name that overrides `use_backend` for this call.
 
     Raises:
-        BackendError: if the backend asked for has no implementation of this operator.
+        BackendError: if the backend asked for does not run this operator on this tensor, with the reason.
     """
-    table = _implementations.get(operator, {})
     name = _checked(backend) if backend is not None else current_backend()
-    if name == "auto":
-        # Compiled backends serve one kind of device each; the reference serves all.
-        name = next(n for n in PREFERENCE if n in table and (n == "torch" or n == tensor.device.type))
-    if name not in table:
-        raise BackendError(f"backend {name!r} has no {operator!r}; choose one of {sorted(table)} or 'auto'")
-    if name == "cpu" and tensor.device.type != "cpu":
-        raise BackendError(f"backend 'cpu' cannot run on a tensor on {tensor.device}; move it with .cpu() or choose 'auto'")
-    return table[name]
+    found, refusal = _choose(operator, name, tensor.device.type, tensor.dtype)
+    if refusal is not None:
+        raise BackendError(refusal)
+    return _implementations[operator][found]
+
+
+def serves(operator: str, tensor: torch.Tensor) -> bool:
+    """Whether a compiled backend runs ``operator``, which has no reference of its own, under the choice that stands.
+
+    Raises:
+        BackendError: if a compiled backend was asked for by name and does not.
+    """
+    name = current_backend()
+    if name == "torch":
+        return False
+    _, refusal = _choose(operator, name, tensor.device.type, tensor.dtype)
+    if refusal is not None and name != "auto":
+        raise BackendError(refusal)
+    return refusal is None
+
+
+# What is installed and which GPUs there are does not change either.
+@_constant_to_dynamo
+def _choose(operator: str, name: str, device: str, dtype: torch.dtype) -> tuple[str, str | None]:
+    """(backend, None), or (name, why it does not run)."""
+    if name != "auto":
+        reason = _refusal(operator, name, device, dtype, True)
+        return name, reason and f"backend {name!r} cannot run {operator!r}: {reason}"
+    for backend in PREFERENCE:
+        if _refusal(operator, backend, device, dtype, False) is None:
+            return backend, None
+    return name, f"no backend runs {operator!r} on a tensor of {dtype} on {device}"
 
 
 def _checked(name: str) -> str:

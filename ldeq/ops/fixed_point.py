@@ -5,11 +5,10 @@ The reference is the loop of `ldeq.solvers.fixed_point`; see `ldeq.ops.anderson`
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from . import library
 from .anderson import SolveState, StopRule
+from .backends import implementation
 
 
 def fixed_point_step(
@@ -25,7 +24,7 @@ def fixed_point_step(
 ) -> None:
     """Takes in f = f(x) and writes the next iterate. Arguments as in `ldeq.ops.anderson.anderson_step`; `state` has m = 0."""
     slot, leaving = state.take(f, value, 1)
-    torch.ops.ldeq.fixed_point_step(
+    implementation("fixed_point_step", x)(
         x,
         f,
         leaving,
@@ -40,7 +39,3 @@ def fixed_point_step(
         stop.relative,
         stop.batch,
     )
-
-
-if library.MISSING is None:
-    torch.library.register_fake("ldeq::fixed_point_step")(lambda *_: None)

@@ -12,6 +12,7 @@ in unit coordinates from columns in pixels, which is no standard deviation; here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -175,20 +176,33 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
 _STATS = 8
 
 
-def softargmax_native(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
-    """`softargmax` by `csrc`: reads the logits once; differentiable once (not twice)."""
-    if isinstance(beta, Tensor):
-        beta = beta.to(torch.float64)
-    else:
-        beta = torch.full((), beta, dtype=torch.float64, device=logits.device)
-    z, xy, std, _ = torch.ops.ldeq.softargmax_forward(logits, beta, eps, *_axes(coords, logits), heatmap)
-    return SoftArgmax(z, xy, std)
+# The operators of a backend are `torch.ops.ldeq.<name><suffix>`: "" for the CPU and CUDA libraries, "_triton" for Triton.
 
 
-def heatmap_readout_native(heatmap: Tensor, coords: str, eps: float) -> Readout:
-    """`heatmap_readout` by `csrc`: reads the heatmap once; backward only writes."""
-    xy, std, _ = torch.ops.ldeq.heatmap_readout_forward(heatmap, eps, *_axes(coords, heatmap))
-    return Readout(xy, std)
+def _softargmax_by(suffix: str) -> Callable[..., SoftArgmax]:
+    operator = getattr(torch.ops.ldeq, f"softargmax_forward{suffix}")
+
+    def run(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
+        """Reads the logits once; differentiable once (not twice)."""
+        if isinstance(beta, Tensor):
+            beta = beta.to(torch.float64)
+        else:
+            beta = torch.full((), beta, dtype=torch.float64, device=logits.device)
+        z, xy, std, _ = operator(logits, beta, eps, *_axes(coords, logits), heatmap)
+        return SoftArgmax(z, xy, std)
+
+    return run
+
+
+def _readout_by(suffix: str) -> Callable[..., Readout]:
+    operator = getattr(torch.ops.ldeq, f"heatmap_readout_forward{suffix}")
+
+    def run(heatmap: Tensor, coords: str, eps: float) -> Readout:
+        """Reads the heatmap once; backward only writes."""
+        xy, std, _ = operator(heatmap, eps, *_axes(coords, heatmap))
+        return Readout(xy, std)
+
+    return run
 
 
 def _axes(coords: str, maps: Tensor) -> tuple[float, float, float, float]:
@@ -226,14 +240,19 @@ def _softargmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
     ctx.set_materialize_grads(False)
 
 
-def _softargmax_backward(
-    ctx: Any, grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None
-) -> tuple[Any, ...]:
-    logits, beta, stats = ctx.saved_tensors
-    if not ctx.want_heatmap:
-        grad_heatmap = None
-    grad, grad_beta = torch.ops.ldeq.softargmax_backward(grad_heatmap, grad_xy, grad_std, logits, beta, stats, *ctx.axes)
-    return grad, grad_beta.sum() if beta.ndim == 0 else grad_beta.sum(0), *[None] * 6
+def _softargmax_gradient(suffix: str) -> Callable[..., tuple[Any, ...]]:
+    operator = getattr(torch.ops.ldeq, f"softargmax_backward{suffix}")
+
+    def backward(
+        ctx: Any, grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None
+    ) -> tuple[Any, ...]:
+        logits, beta, stats = ctx.saved_tensors
+        if not ctx.want_heatmap:
+            grad_heatmap = None
+        grad, grad_beta = operator(grad_heatmap, grad_xy, grad_std, logits, beta, stats, *ctx.axes)
+        return grad, grad_beta.sum() if beta.ndim == 0 else grad_beta.sum(0), *[None] * 6
+
+    return backward
 
 
 def _readout_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -242,25 +261,42 @@ def _readout_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _readout_backward(ctx: Any, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    heatmap, stats = ctx.saved_tensors
-    return torch.ops.ldeq.heatmap_readout_backward(grad_xy, grad_std, heatmap, stats, *ctx.axes), *[None] * 5
+def _readout_gradient(suffix: str) -> Callable[..., tuple[Any, ...]]:
+    operator = getattr(torch.ops.ldeq, f"heatmap_readout_backward{suffix}")
+
+    def backward(ctx: Any, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+        heatmap, stats = ctx.saved_tensors
+        return operator(grad_xy, grad_std, heatmap, stats, *ctx.axes), *[None] * 5
+
+    return backward
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> None:
     raise NotImplementedError("the compiled softargmax has no second derivative; use backend='torch' for it")
 
 
+def _register(suffix: str, *backends: str) -> None:
+    """Gives the operators of a suffix their fakes and gradients and enters them as what `backends` run."""
+    fakes = {
+        "softargmax_forward": _softargmax_fake,
+        "softargmax_backward": _softargmax_backward_fake,
+        "heatmap_readout_forward": lambda heatmap, *_: _readout_fake(heatmap),
+        "heatmap_readout_backward": lambda grad_xy, grad_std, heatmap, *_: torch.empty_like(
+            heatmap, memory_format=torch.contiguous_format
+        ),
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"ldeq::{name}{suffix}")(fake)
+    autograd = torch.library.register_autograd
+    autograd(f"ldeq::softargmax_forward{suffix}", _softargmax_gradient(suffix), setup_context=_softargmax_setup)
+    autograd(f"ldeq::heatmap_readout_forward{suffix}", _readout_gradient(suffix), setup_context=_readout_setup)
+    autograd(f"ldeq::softargmax_backward{suffix}", _no_second_derivative)
+    autograd(f"ldeq::heatmap_readout_backward{suffix}", _no_second_derivative)
+    for backend in backends:
+        register("softargmax", backend)(_softargmax_by(suffix))
+        register("heatmap_readout", backend)(_readout_by(suffix))
+
+
 if library.MISSING is None:
-    register("softargmax", "cpu")(softargmax_native)
-    register("heatmap_readout", "cpu")(heatmap_readout_native)
-    torch.library.register_fake("ldeq::softargmax_forward")(_softargmax_fake)
-    torch.library.register_fake("ldeq::softargmax_backward")(_softargmax_backward_fake)
-    torch.library.register_fake("ldeq::heatmap_readout_forward")(lambda heatmap, *_: _readout_fake(heatmap))
-    torch.library.register_fake("ldeq::heatmap_readout_backward")(
-        lambda grad_xy, grad_std, heatmap, *_: torch.empty_like(heatmap, memory_format=torch.contiguous_format)
-    )
-    torch.library.register_autograd("ldeq::softargmax_forward", _softargmax_backward, setup_context=_softargmax_setup)
-    torch.library.register_autograd("ldeq::heatmap_readout_forward", _readout_backward, setup_context=_readout_setup)
-    torch.library.register_autograd("ldeq::softargmax_backward", _no_second_derivative)
-    torch.library.register_autograd("ldeq::heatmap_readout_backward", _no_second_derivative)
+    _register("", "cpu", "cuda")
+_register("_triton", "triton")

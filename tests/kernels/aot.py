@@ -33,17 +33,20 @@ class Case:
     """Sizes and strides are multiples of 16, as LDEQ's are; Triton compiles other code where they are not."""
 
 
-def cases(everything: bool) -> Iterator[Case]:
-    """Float32 and bfloat16 at LDEQ's sizes, or with ``everything`` each type and launch shape."""
-    for dtype in ("fp32", "bf16", "fp16") if everything else ("fp32", "bf16"):
+def cases(everything: bool, capability: int) -> Iterator[Case]:
+    """Every kernel at LDEQ's sizes in one type, or with ``everything`` each type and launch shape."""
+    for dtype in ("fp32", "bf16", "fp16") if everything else ("fp32",) if capability in (80, 100) else ("bf16",):
         yield from softargmax_cases(dtype, everything)
         yield from solver_cases(dtype, everything)
+    flags: dict[str, Any] = {"RELATIVE": True, "SUM": 64}
     for rows in (1, 2, 4, 8, 16) if everything else (8, 16):
-        for returns_x in (False, True) if everything else (False,):
-            constants = {"RELATIVE": True, "RETURNS_X": returns_x, "SAFEGUARDS": True, "N": rows, "SUM": 64}
-            yield Case(f"anderson_solve m {rows} x {returns_x}", "anderson", "anderson_solve", constants, 1)
-    yield Case("fixed_point_record", "fixed_point", "fixed_point_record", {"RELATIVE": True, "SUM": 64}, 1)
-    yield Case("finish", "progress", "finish", {"BLOCK": 2048}, 8)
+        for batch in (False, True) if everything else (False,):
+            constants = {**flags, "MOVES": True, "BATCH": batch, "SAFEGUARDS": True, "N": rows}
+            yield Case(f"anderson_solve m {rows}{' batch' if batch else ''}", "anderson", "anderson_solve", constants, 1)
+    for batch in (False, True):
+        name = f"fixed_point_record{' batch' if batch else ''}"
+        yield Case(name, "fixed_point", "fixed_point_record", {**flags, "BATCH": batch}, 1)
+    yield Case("measure_batch", "progress", "measure_batch", flags, 1)
 
 
 def softargmax_cases(dtype: str, everything: bool) -> Iterator[Case]:
@@ -53,52 +56,56 @@ def softargmax_cases(dtype: str, everything: bool) -> Iterator[Case]:
     for block, hold, warps in shapes + (more if everything else []):
         for normalise in (True, False) if everything else (True,):
             for even in (True, False) if everything else (True,):
-                constants = {"NORMALISE": normalise, "HOLD": hold, "BLOCK": block}
+                shape = {"NORMALISE": normalise, "HOLD": hold, "BLOCK": block}
                 name = (
                     f"{dtype} {'held' if hold else 'streamed'} {block}{'' if normalise else ' readout'}{'' if even else ' odd'}"
                 )
-                yield Case(f"softargmax_forward {name}", "softargmax", "softargmax_forward", constants, warps, types, even)
-                both = {**constants, "HAS_HEATMAP": True}
+                keep = {**shape, "KEEP": normalise}
+                yield Case(f"softargmax_forward {name}", "softargmax", "softargmax_forward", keep, warps, types, even)
+                both = {**shape, "HAS_HEATMAP": True}
                 yield Case(f"softargmax_backward {name}", "softargmax", "softargmax_backward", both, warps, types, even)
 
 
 def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
     tiles = {8: 1024, 16: 512, **({1: 1024, 2: 1024, 4: 1024} if everything else {})}
+    cast = {"MOVES": True, "LEAVES": True, "CAST": dtype != "fp32"}
     for g in ("fp32", "bf16") if everything else (dtype,):
-        types = {"fx": dtype, "f": dtype, "g": g, "value": dtype, "x_cast": dtype, "ring": dtype}
+        types = {**dict.fromkeys(("f", "x_cast", "leaving", "kept", "start", "out", "ring"), dtype), "g": g}
         for rows, block in tiles.items():
             for even in (True, False) if everything else (True,):
                 name = f"{dtype} g {g} m {rows}{'' if even else ' odd'}"
-                constants = {"RETURNS_X": False, "N": rows, "BLOCK": block}
-                yield Case(f"anderson_gram {name}", "anderson", "anderson_gram", constants, 4, types, even)
-                mix = {**constants, "CAST": dtype != "fp32", "DAMPED": True}
+                gram = {"MOVES": True, "BATCH": False, "N": rows, "BLOCK": block}
+                yield Case(f"anderson_gram {name}", "anderson", "anderson_gram", gram, 4, types, even)
+                mix = {**cast, "DAMPED": True, "N": rows, "BLOCK": block}
                 yield Case(f"anderson_mix {name}", "anderson", "anderson_mix", mix, 4, types, even)
     for even in (True, False) if everything else (True,):
-        name = f"fixed_point_move {dtype}{'' if even else ' odd'}"
-        constants = {"CAST": dtype != "fp32", "RETURNS_X": False, "BLOCK": 1024}
-        yield Case(name, "fixed_point", "fixed_point_move", constants, 4, types, even)
+        name = f"{dtype}{'' if even else ' odd'}"
+        move = {"MOVES": True, "CAST": dtype != "fp32", "BATCH": False, "BLOCK": 1024}
+        yield Case(f"fixed_point_move {name}", "fixed_point", "fixed_point_move", move, 4, types, even)
+        yield Case(f"fixed_point_settle {name}", "fixed_point", "fixed_point_settle", {**cast, "BLOCK": 1024}, 4, types, even)
+        yield Case(f"best_so_far {name}", "progress", "best_so_far", {"N": 8, "BLOCK": 1024}, 4, types, even)
 
 
 # Types of parameters that are not fp32 pointers.
 POINTERS = {
-    "active": "u8", "valid": "u8", "mixed": "u8", "status": "i64", "iterations": "i64", "best_slot": "i32", "gram": "fp64",
+    "flags": "i64", "notes": "i32", "numbers": "fp64", "gram": "fp64", "stats": "fp64", "beta": "fp64", "grad_beta": "fp64",
 }  # fmt: skip
 FLOATS = {"eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"}
 LONGS = {"stride_b", "stride_k", "stride_h", "stride_w", "stride", "size"}
 INTEGERS = {
-    "channels", "height", "width", "beta_stride", "tiles", "n", "m", "slot", "full", "columns", "batch", "step",
-    "last", "leaving",
+    "channels", "height", "width", "beta_stride", "tiles", "n", "m", "slot", "columns", "column", "batch", "first",
 }  # fmt: skip
 
 
-def type_of(name: str, case: Case) -> str:
+def type_of(name: str, case: Case) -> str | tuple[str, ...]:
     if name in case.constants:
         return "constexpr"
     if name in FLOATS or (name == "beta" and case.module != "softargmax"):
         return "fp32"
     if name in LONGS | INTEGERS:
         return "i64" if name in LONGS else "i32"
-    return "*" + case.types.get(name, POINTERS.get(name, "fp32"))
+    pointer = "*" + case.types.get(name, POINTERS.get(name, "fp32"))
+    return (pointer,) * case.constants["N"] if name == "ring" else pointer
 
 
 def compiled(case: Case, capability: int) -> dict[str, int]:
@@ -111,10 +118,13 @@ def compiled(case: Case, capability: int) -> dict[str, int]:
     function = getattr(importlib.import_module(f"ldeq.kernels.{case.module}"), case.kernel)
     signature = {name: type_of(name, case) for name in function.arg_names}
     # torch allocates on 512 bytes: pointers are aligned to 16 at run time too.
-    even = LONGS | {"width"} if case.even else set()
-    attributes = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if signature[name].startswith("*") or name in even
-    }
+    even = (LONGS | {"width"} if case.module == "softargmax" else LONGS) if case.even else set()
+    attributes = {}
+    for i, (name, kind) in enumerate(signature.items()):
+        if isinstance(kind, tuple):
+            attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(len(kind))}
+        elif kind.startswith("*") or name in even:
+            attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature, constexprs=case.constants, attrs=attributes)
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": case.warps})
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -129,7 +139,7 @@ def compiled(case: Case, capability: int) -> dict[str, int]:
 
 def table(everything: bool) -> dict[str, dict[str, dict[str, int]]]:
     """{"sm_90": {label: {"registers": .., "stack": .., "block_reads": ..}}}"""
-    jobs = [(case, capability) for capability in TARGETS for case in cases(everything)]
+    jobs = [(case, capability) for capability in TARGETS for case in cases(everything, capability)]
     out: dict[str, dict[str, dict[str, int]]] = {f"sm_{c}": {} for c in TARGETS}
     with ProcessPoolExecutor(max_workers=2) as pool:
         for (case, capability), found in zip(jobs, pool.map(compiled, *zip(*jobs, strict=True), chunksize=4), strict=True):

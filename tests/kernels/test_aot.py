@@ -10,8 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 HERE = Path(__file__).parent
 BUDGETS = HERE / "budgets.json"
 
@@ -44,13 +42,12 @@ def test_kernels_compile_within_their_budgets(tmp_path):
 
 def test_every_kernel_is_compiled():
     """A kernel that is added without a case would not be checked."""
-    pytest.importorskip("ldeq.kernels.softargmax")
     import aot
 
-    known = {(case.module, case.kernel) for case in aot.cases(False)}
+    known = {(case.module, case.kernel) for case in aot.cases(False, 90)}
     for module in ("softargmax", "anderson", "fixed_point", "progress"):
         text = (HERE.parents[1] / "kernels" / f"{module}.py").read_text()
         for block in text.split("@triton.jit")[1:]:
             name = block.split("\ndef ", 1)[1].split("(", 1)[0]
-            helper = name.startswith("_") or name in ("record", "repeat_trace")
+            helper = name.startswith("_") or name in ("record", "sum_tiles", "measure", "mean_residual")
             assert helper or (module, name) in known, f"{module}.{name} has no case in aot.py"

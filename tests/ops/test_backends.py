@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -7,7 +10,8 @@ import pytest
 import torch
 
 import ldeq.ops
-from ldeq.ops import BackendError, available_backends, backends, current_backend, softargmax, use_backend
+from ldeq.ops import BackendError, available_backends, backends, current_backend, explain, softargmax, use_backend
+from ldeq.ops.anderson import fused_solves
 
 ABSENT = [name for name, reason in available_backends().items() if reason != "available"]
 
@@ -98,9 +102,89 @@ def test_the_named_backend_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_backend_without_the_operator_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backends._implementations, "probe", {"torch": lambda: "torch"})
-    with pytest.raises(BackendError, match=r"'cpu' has no 'probe'.*torch"):
+    with pytest.raises(BackendError, match=r"'cpu' cannot run 'probe': it has no 'probe'.*torch"):
         backends.implementation("probe", torch.zeros(1), "cpu")
     assert backends.implementation("probe", torch.zeros(1), "auto")() == "torch"
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine where every backend's libraries load, and an operator that all have."""
+    monkeypatch.setattr(backends, "_missing", lambda name: None)
+    monkeypatch.setitem(backends._implementations, "probe", dict.fromkeys(backends.PREFERENCE))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "taken"),
+    [
+        ("cuda", torch.float32, "cuda"),
+        ("cpu", torch.float32, "cpu"),
+        ("cpu", torch.float64, "cpu"),
+        ("cpu", torch.float8_e4m3fn, "torch"),
+        ("meta", torch.float32, "torch"),
+        ("mps", torch.float32, "torch"),
+    ],
+)
+def test_an_automatic_choice_takes_the_first_that_serves(pretended: None, device: str, dtype: torch.dtype, taken: str) -> None:
+    assert backends._choose("probe", "auto", device, dtype) == (taken, None)
+
+
+def test_triton_takes_over_where_the_cuda_kernels_cannot_load(pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_missing", lambda name: "an old driver" if name == "cuda" else None)
+    assert backends._choose("probe", "auto", "cuda", torch.bfloat16) == ("triton", None)
+    # Triton's kernels are for float32 and half types.
+    assert backends._choose("probe", "auto", "cuda", torch.float64) == ("torch", None)
+    assert backends._refusal("probe", "cuda", "cuda", torch.float32, False) == "an old driver"
+    monkeypatch.delitem(backends._implementations["probe"], "triton")
+    assert backends._choose("probe", "auto", "cuda", torch.bfloat16) == ("torch", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "says"),
+    [
+        ("cuda", "cpu", torch.float32, r"'cuda' cannot run 'probe': it cannot run on a tensor on cpu; move it with \.cuda\(\)"),
+        ("cpu", "cuda", torch.float32, r"'cpu' cannot run 'probe': it cannot run on a tensor on cuda; move it with \.cpu\(\)"),
+        ("triton", "cuda", torch.float64, r"'triton' cannot run 'probe': it does not serve torch\.float64"),
+    ],
+)
+def test_a_named_backend_says_why_it_refuses(pretended: None, name: str, device: str, dtype: torch.dtype, says: str) -> None:
+    _, refusal = backends._choose("probe", name, device, dtype)
+    assert refusal is not None and re.search(says, refusal)
+
+
+def test_the_interpreter_serves_those_who_name_it(pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backends._choose("probe", "auto", "cpu", torch.float32) == ("cpu", None)
+    assert backends._choose("probe", "triton", "cpu", torch.float32) == ("triton", None)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert "tensor on cpu" in str(backends._choose("probe", "triton", "cpu", torch.float32)[1])
+
+
+def test_explain_names_what_serves_and_why_the_others_do_not() -> None:
+    reasons = explain("softargmax", torch.zeros(1, 1, 2, 2))
+    assert list(reasons) == ["cuda", "triton", "cpu", "torch"] and reasons["torch"] == "serves"
+    assert "tensor on cpu" in reasons["cuda"]
+    with pytest.raises(ValueError, match=r"unknown operator 'soft'.*softargmax"):
+        explain("soft", torch.zeros(1))
+
+
+def test_a_solve_by_name_runs_there_or_raises() -> None:
+    """Not silently in plain PyTorch."""
+    state = torch.zeros(1, 3)
+    with use_backend("torch"):
+        assert not fused_solves(state)
+    assert not fused_solves(state.to("meta"))
+    if available_backends()["cpu"] == "available":
+        with use_backend("cpu"):
+            assert fused_solves(state)
+            with pytest.raises(BackendError, match="'cpu' cannot run 'anderson_step'"):
+                fused_solves(state.to("meta"))
+
+
+def test_importing_the_package_imports_neither_triton_nor_dynamo() -> None:
+    code = "import sys, ldeq, ldeq.ops; print([m for m in ('triton', 'torch._dynamo', 'ldeq.kernels') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_the_public_names_are_there() -> None:

@@ -1,0 +1,255 @@
+"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: schemas and checks as in csrc, launches in kernels/.
+
+Triton is imported when a kernel is first needed, and is no requirement: torch's CUDA builds bring their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter, which also takes tensors on the CPU and is for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def missing() -> str | None:
+    """Why the kernels cannot run here, in one line; None where they can."""
+    if find_spec("triton") is None:
+        return "triton is not installed; torch's CUDA builds bring it, elsewhere: pip install triton"
+    if not interpreted() and not torch.cuda.is_available():
+        return (
+            "torch sees no GPU, and Triton compiles for GPUs alone (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
+        )
+    try:
+        for name in ("softargmax", "anderson", "fixed_point"):
+            _kernels(name)
+    except Exception as error:  # a broken or far too old Triton can fail in any way
+        return f"the installed triton cannot load the kernels: {(str(error) or repr(error)).splitlines()[0]}"
+    return None
+
+
+def _kernels(name: str) -> Any:
+    return import_module(f"ldeq.kernels.{name}")
+
+
+# --- argument checks: one sentence that names the argument, as csrc/check.h -----------------------------------------------
+
+
+def _check(
+    tensor: Tensor | None, name: str, like: Tensor, dtype: torch.dtype, shape: Sequence[int], *, dense: bool = True
+) -> None:
+    if tensor is None:
+        return
+    if tensor.device != like.device:
+        raise RuntimeError(f"{name} is on {tensor.device} and must be on {like.device} like the other arguments")
+    if tensor.dtype != dtype:
+        raise RuntimeError(f"{name} has another dtype than this operator expects with the others: {tensor.dtype}, not {dtype}")
+    if tuple(tensor.shape) != tuple(shape):
+        raise RuntimeError(
+            f"{name} has another shape than this operator expects with the others: {tuple(tensor.shape)}, not {tuple(shape)}"
+        )
+    if dense and not tensor.is_contiguous():
+        raise RuntimeError(f"{name} must be contiguous")
+
+
+def _check_type(tensor: Tensor, name: str) -> None:
+    if tensor.dtype not in DTYPES:
+        raise RuntimeError(f"{name} must be float32, bfloat16 or float16 for the Triton kernels, got {tensor.dtype}")
+
+
+def _check_maps(maps: Tensor, name: str) -> None:
+    if maps.ndim != 4 or 0 in maps.shape[2:]:
+        raise RuntimeError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
+    _check_type(maps, name)
+
+
+def _check_beta(beta: Tensor, logits: Tensor) -> None:
+    if beta.ndim > 1 or (beta.ndim == 1 and beta.shape[0] != logits.shape[1]):
+        raise RuntimeError(f"beta must have shape () or (K,), got {tuple(beta.shape)}")
+    _check(beta, "beta", logits, torch.float64, beta.shape, dense=False)
+
+
+def _check_step(
+    x: Tensor,
+    f: Tensor,
+    leaving: Tensor | None,
+    numbers: Tensor,
+    flags: Tensor,
+    kept: Tensor,
+    x_next: Tensor | None,
+    x_cast: Tensor | None,
+    m: int,
+) -> None:
+    if x.ndim != 2:
+        raise RuntimeError(f"x must have shape (B, D), got {tuple(x.shape)}")
+    batch, shape = x.shape[0], x.shape
+    _check(x, "x", x, torch.float32, shape)
+    _check(numbers, "numbers", x, torch.float64, (batch, 5))
+    _check(flags, "flags", x, torch.int64, (batch, 5 + m))
+    _check_type(kept, "kept")
+    _check(kept, "kept", x, kept.dtype, shape)
+    _check(leaving, "leaving", x, kept.dtype, shape)
+    _check(x_next, "x_next", x, torch.float32, shape)
+    _check(x_cast, "x_cast", x, f.dtype, shape)
+
+
+# --- the operators --------------------------------------------------------------------------------------------------------
+
+Axes = tuple[float, float, float, float]
+
+
+def _softargmax_forward(
+    logits: Tensor, beta: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float, want_heatmap: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_maps(logits, "logits")
+    _check_beta(beta, logits)
+    return _kernels("softargmax").launch_forward(logits, beta.contiguous(), eps, (sx, ox, sy, oy), want_heatmap)
+
+
+def _softargmax_backward(
+    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, logits: Tensor, beta: Tensor, stats: Tensor,
+    sx: float, ox: float, sy: float, oy: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    _check_maps(logits, "logits")
+    _check_beta(beta, logits)
+    return _backward(grad_heatmap, grad_xy, grad_std, logits, beta.contiguous(), stats, (sx, ox, sy, oy))
+
+
+def _readout_forward(heatmap: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float) -> tuple[Tensor, Tensor, Tensor]:
+    _check_maps(heatmap, "heatmap")
+    return _kernels("softargmax").launch_forward(heatmap, None, eps, (sx, ox, sy, oy), False)[1:]
+
+
+def _readout_backward(
+    grad_xy: Tensor | None, grad_std: Tensor | None, heatmap: Tensor, stats: Tensor, sx: float, ox: float, sy: float, oy: float
+) -> Tensor:
+    _check_maps(heatmap, "heatmap")
+    return _backward(None, grad_xy, grad_std, heatmap, None, stats, (sx, ox, sy, oy))[0]
+
+
+def _backward(
+    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, maps: Tensor, beta: Tensor | None,
+    stats: Tensor, axes: Axes,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    b, k = maps.shape[:2]
+    _check(stats, "stats", maps, torch.float64, (b, k, 8))
+    _check(grad_heatmap, "grad_heatmap", maps, maps.dtype, maps.shape, dense=False)
+    _check(grad_xy, "grad_xy", maps, torch.float32, (b, k, 2), dense=False)
+    _check(grad_std, "grad_std", maps, torch.float32, (b, k), dense=False)
+    grads = (None if g is None else g.contiguous() for g in (grad_heatmap, grad_xy, grad_std))
+    return _kernels("softargmax").launch_backward(*grads, maps, beta, stats, axes)
+
+
+def _anderson_step(
+    x: Tensor, f_ring: list[Tensor], leaving: Tensor | None, g_ring: Tensor, gram: Tensor, numbers: Tensor, flags: Tensor,
+    kept: Tensor, x_next: Tensor | None, x_cast: Tensor | None, slot: int, *options: Any,
+) -> None:  # fmt: skip
+    if g_ring.ndim != 3:
+        raise RuntimeError(f"g_ring must have shape (m, B, D), got {tuple(g_ring.shape)}")
+    m, n = g_ring.shape[0], len(f_ring)
+    if not 1 <= m <= 16:
+        raise RuntimeError(f"m must lie in 1..16, got {m}")
+    if not 1 <= n <= m:
+        raise RuntimeError(f"f_ring must have 1..m entries, got {n}")
+    if not 0 <= slot < n:
+        raise RuntimeError(f"slot must name an entry of f_ring, got {slot}")
+    _check_type(f_ring[0], "f_ring")
+    _check_step(x, f_ring[0], leaving, numbers, flags, kept, x_next, x_cast, m)
+    for f in f_ring:
+        _check(f, "f_ring", x, f_ring[0].dtype, x.shape)
+    half = g_ring.dtype == torch.bfloat16
+    _check(g_ring, "g_ring", x, torch.bfloat16 if half else torch.float32, (m, *x.shape))
+    _check(gram, "gram", x, torch.float64, (x.shape[0], m, m))
+    _kernels("anderson").launch_step(x, f_ring, leaving, g_ring, gram, numbers, flags, kept, x_next, x_cast, slot, *options)
+
+
+def _fixed_point_step(
+    x: Tensor, f: Tensor, leaving: Tensor | None, numbers: Tensor, flags: Tensor, kept: Tensor, x_next: Tensor | None,
+    x_cast: Tensor | None, slot: int, *options: Any,
+) -> None:  # fmt: skip
+    if slot != 0:
+        raise RuntimeError(f"slot must be 0: a fixed-point step keeps no history, got {slot}")
+    _check_type(f, "f")
+    _check_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, 0)
+    _check(f, "f", x, f.dtype, x.shape)
+    _kernels("fixed_point").launch_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, *options)
+
+
+def _best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor) -> Tensor:
+    if start.ndim != 2 or flags.ndim != 2 or flags.shape[1] < 5:
+        raise RuntimeError("start and flags must have two dimensions")
+    _check_type(start, "start")
+    _check(start, "start", start, start.dtype, start.shape)
+    _check(kept, "kept", start, start.dtype, start.shape)
+    _check(flags, "flags", start, torch.int64, (start.shape[0], flags.shape[1]))
+    for value in ring:
+        _check(value, "ring", start, start.dtype, start.shape)
+    return _kernels("progress").launch_best_so_far(ring, kept, start, flags)
+
+
+_AXES = "float scale_x, float offset_x, float scale_y, float offset_y"
+_SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "softargmax_forward": (
+        f"(Tensor logits, Tensor beta, float eps, {_AXES}, bool want_heatmap) "
+        "-> (Tensor heatmap, Tensor xy, Tensor std, Tensor stats)",
+        _softargmax_forward,
+    ),
+    "softargmax_backward": (
+        f"(Tensor? grad_heatmap, Tensor? grad_xy, Tensor? grad_std, Tensor logits, Tensor beta, Tensor stats, {_AXES}) "
+        "-> (Tensor grad_logits, Tensor grad_beta)",
+        _softargmax_backward,
+    ),
+    "heatmap_readout_forward": (
+        f"(Tensor heatmap, float eps, {_AXES}) -> (Tensor xy, Tensor std, Tensor stats)",
+        _readout_forward,
+    ),
+    "heatmap_readout_backward": (
+        f"(Tensor? grad_xy, Tensor? grad_std, Tensor heatmap, Tensor stats, {_AXES}) -> Tensor",
+        _readout_backward,
+    ),
+    "anderson_step": (
+        "(Tensor x, Tensor[] f_ring, Tensor? leaving, Tensor(a!) g_ring, Tensor(b!) gram, Tensor(c!) numbers, "
+        "Tensor(d!) flags, Tensor(e!) kept, Tensor(f!)? x_next, Tensor(g!)? x_cast, int slot, float beta, float ridge, "
+        "float tol, bool relative, bool batch_stop, bool safeguards) -> ()",
+        _anderson_step,
+    ),
+    "fixed_point_step": (
+        "(Tensor x, Tensor f, Tensor? leaving, Tensor(a!) numbers, Tensor(b!) flags, Tensor(c!) kept, "
+        "Tensor(d!)? x_next, Tensor(e!)? x_cast, int slot, float beta, float tol, bool relative, bool batch_stop) -> ()",
+        _fixed_point_step,
+    ),
+    "best_so_far": ("(Tensor[] ring, Tensor kept, Tensor start, Tensor flags) -> Tensor", _best_so_far),
+}
+
+
+def _on_its_device(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current GPU, which need not be that of the tensors."""
+
+    def launch(*args: Any) -> Any:
+        first = next(a for a in args if isinstance(a, Tensor))
+        if not first.is_cuda:
+            return run(*args)
+        with torch.cuda.device(first.device):
+            return run(*args)
+
+    return launch
+
+
+# Kept: the operators live as long as the object does.
+_library = torch.library.Library("ldeq", "FRAGMENT")
+for _name, (_schema, _run) in _SCHEMAS.items():
+    _library.define(f"{_name}_triton{_schema}")
+    for _device in ("CUDA", "CPU"):  # the CPU: the interpreter alone
+        _library.impl(f"{_name}_triton", _on_its_device(_run), _device)
