@@ -48,7 +48,8 @@ class LandmarkWriter:
 class JsonLandmarks(LandmarkWriter):
     """A document with the given facts, ``"frames"``, and whether it is ``"complete"``.
 
-    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset"}, ...]}``. Points and deviations are in pixels.
+    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset"}, ...]}``. Points and
+    deviations are in pixels.
     """
 
     def __init__(self, path: str | Path, facts: dict[str, Any]) -> None:
