@@ -1,7 +1,8 @@
-"""Finds faces in a picture with OpenCV's Haar cascade, as boxes that a landmark model can start from."""
+"""Finds faces in a picture with OpenCV's detectors, as boxes that a landmark model can start from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,10 @@ LANDMARK_HEIGHT = 0.83
 # smaller than 30 pixels there has no landmarks worth the name.
 SEARCH_SIDE = 1024
 SMALLEST_FACE = 30
+
+
+Detector = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+"""An RGB picture `(H, W, 3)` uint8 to the tight landmark boxes of its faces, `(N, 4)`, x1 y1 x2 y2, largest first."""
 
 
 class DetectorError(RuntimeError):
@@ -69,3 +74,72 @@ def detect_faces(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     cx, cy = squares[:, 0] + h / 2, squares[:, 1] + h * (0.5 + LANDMARK_CENTRE_DOWN)
     half_w, half_h = h * LANDMARK_WIDTH / 2, h * LANDMARK_HEIGHT / 2
     return np.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), axis=1)
+
+
+# From the eyes' centres and the corners of the mouth to the tight box of the landmarks, medians over the labels of the 1,207
+# training photos of HELEN and AFW (deviations 0.09, 0.19, 0.18). The centre lies so far from the eyes' middle to the mouth's;
+# the unit of width and height is the longer of that distance and the eyes'.
+YUNET_CENTRE = 0.65
+YUNET_WIDTH = 2.18
+YUNET_HEIGHT = 2.10
+YUNET_SCORE = 0.7
+
+
+class YuNet:
+    """OpenCV's `FaceDetectorYN` with a model file of the user's: steadier than the cascade, and finds turned faces."""
+
+    def __init__(self, path: str | Path) -> None:
+        """
+        Args:
+            path: the ONNX file, such as ``face_detection_yunet_2023mar.onnx`` from OpenCV's model zoo.
+
+        Raises:
+            DetectorError: if the file is missing or OpenCV cannot read it.
+        """
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise DetectorError(
+                f"there is no YuNet model {path}; get face_detection_yunet_2023mar.onnx from OpenCV's model zoo, or use haar"
+            )
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), YUNET_SCORE)
+        except (cv2.error, AttributeError) as error:
+            raise DetectorError(f"OpenCV {cv2.__version__} cannot read {path} as a YuNet model") from error
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Tight landmark boxes `(N, 4)`, largest first, of an RGB picture `(H, W, 3)` uint8."""
+        shrink = min(1.0, SEARCH_SIDE / max(image.shape[:2]))
+        picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        if shrink < 1.0:
+            picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        self._net.setInputSize((picture.shape[1], picture.shape[0]))
+        found = self._net.detect(picture)[1]
+        if found is None:
+            return np.zeros((0, 4))
+        # Columns 4..13: right eye, left eye, tip of the nose, corners of the mouth.
+        boxes = yunet_boxes(np.asarray(found, np.float64)[:, 4:14].reshape(-1, 5, 2) / shrink)
+        return boxes[np.argsort(boxes[:, 0] - boxes[:, 2])]
+
+
+def yunet_boxes(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tight landmark boxes `(N, 4)` from eyes, nose and corners of the mouth `(N, 5, 2)`."""
+    eyes, mouth = points[:, :2].mean(1), points[:, 3:].mean(1)
+    apart = np.linalg.norm(points[:, 0] - points[:, 1], axis=1)
+    unit = np.maximum(apart, np.linalg.norm(mouth - eyes, axis=1))[:, None]
+    centre = eyes + YUNET_CENTRE * (mouth - eyes)
+    half = unit * np.array([YUNET_WIDTH, YUNET_HEIGHT]) / 2
+    return np.concatenate((centre - half, centre + half), axis=1)
+
+
+def make_detector(name: str) -> Detector:
+    """A detector by its name: ``"haar"``, or ``"yunet:FILE"`` with the path of a YuNet ONNX file.
+
+    Raises:
+        DetectorError: for another name, or if the file cannot be used.
+    """
+    kind, _, path = name.partition(":")
+    if name == "haar":
+        return detect_faces
+    if kind == "yunet" and path:
+        return YuNet(path)
+    raise DetectorError(f"unknown detector {name!r}; use haar, or yunet:FILE with a YuNet ONNX file")

@@ -83,21 +83,23 @@ class DEQ(nn.Module):
         self.phantom_steps = phantom_steps
         self.final_evaluation = final_evaluation
 
-    def forward(self, z0: Tensor, x: Any) -> tuple[Tensor, Solution]:
+    def forward(self, z0: Tensor, x: Any, max_iter: int | None = None) -> tuple[Tensor, Solution]:
         """
         Args:
             z0: `(B, ...)`, the start. It receives a gradient from ``"unrolled"`` alone: the fixed point does not depend on it.
             x: the injection, handed to the cell as it is.
+            max_iter: the forward solver's budget in this call, in place of its own. 0 takes z0 as the solution: what is left
+                is the final evaluation.
 
         Returns:
             the state `(B, ...)` and the forward `Solution`, whose `adjoint` is filled once backward has run.
         """
         if self.gradient == "unrolled":
-            sol = self.solver(lambda z: self.cell(z, x), z0)
+            sol = self._solve(z0, x, max_iter)
             return (self.cell(sol.value, x) if self.final_evaluation else sol.value), sol
 
         with torch.no_grad():
-            sol = self.solver(lambda z: self.cell(z, x), z0)
+            sol = self._solve(z0, x, max_iter)
         recording = torch.is_grad_enabled()
         if self.gradient == "jfb" or not recording:
             z = sol.value
@@ -112,6 +114,15 @@ class DEQ(nn.Module):
             return z, sol
         adjoint = _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver or self.solver, sol)
         return _ReplaceGradient.apply(z, adjoint), sol
+
+    def _solve(self, z0: Tensor, x: Any, max_iter: int | None) -> Solution:
+        if max_iter == 0:
+            batch, device = z0.shape[0], z0.device
+            unknown = torch.full((batch,), torch.inf, device=device)
+            status = torch.full((batch,), int(Status.MAX_ITER), device=device)
+            return Solution(z0, unknown, torch.zeros(batch, dtype=torch.int64, device=device), status)
+        options = {} if max_iter is None else {"max_iter": max_iter}
+        return self.solver(lambda z: self.cell(z, x), z0, **options)
 
 
 class _AdjointSolve:

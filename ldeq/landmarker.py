@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .data import Layout, SquareBox, crop_box, crop_matrix, invert, normalise, read_image, transform_points, warp
-from .detection import detect_faces
+from .data import SquareBox, crop_box, crop_matrix, invert, normalise, read_image, transform_points, warp
+from .detection import Detector, detect_faces, make_detector
 from .engine.device import resolve_device
 from .engine.weights import Pretrained, load_pretrained
+from .face import Face
+from .video.filters import make_filter
+from .video.stream import PointFilter, Stream
+from .video.tracking import Tracker, TrackingSettings
 
 Image = str | Path | NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Face:
-    """One face.
-
-    Attributes:
-        points: `(K, 2)` float32, x and y in pixels of the picture; the centre of the first pixel is (0, 0).
-        std: `(K,)` float32, the model's own standard deviation of each point, in the same pixels.
-        box: (x1, y1, x2, y2), tight around the points, in pixels.
-        layout: the landmarks' names, pairs and parts.
-    """
-
-    points: NDArray[np.float32]
-    std: NDArray[np.float32]
-    box: tuple[float, float, float, float]
-    layout: Layout
 
 
 class Landmarker:
@@ -100,7 +86,61 @@ class Landmarker:
             points, _ = self._predict(pixels, squares)
             squares = [crop_box("landmarks", points=p, scale=self.pretrained.crop_scale) for p in points]
         points, std = self._predict(pixels, squares)
-        return [self._face(p, s) for p, s in zip(points, std, strict=True)]
+        return [Face.of(p, s, self.layout) for p, s in zip(points, std, strict=True)]
+
+    def stream(
+        self,
+        rwr: bool = True,
+        iters: int = 1,
+        smooth: str | Callable[[], PointFilter] | None = None,
+        *,
+        boxes: ArrayLike | None = None,
+        detector: str | Detector = "haar",
+        detect_every: int = 0,
+        max_faces: int | None = None,
+        fps: float = 30.0,
+        tracking: TrackingSettings | None = None,
+    ) -> Stream:
+        """Landmarks of a video, frame by frame, without flicker.
+
+        ```python
+        with lm.stream(rwr=True) as s:
+            for frame in frames:
+                for face in s(frame):
+                    face.id, face.points
+        ```
+
+        Args:
+            rwr: recurrence without recurrence, each frame from the last one's state; off solves each frame alone.
+            iters: cell evaluations a frame with RwR. Fewer remember more.
+            smooth: a causal filter for each face: a name of `ldeq.video.filters`, a function that makes one, None for none.
+            boxes: `(N, 4)` tight boxes of the faces in the first frame, instead of the detector.
+            detector: ``"haar"``, ``"yunet:FILE"``, or a function from picture to boxes.
+            detect_every: frames between two searches for faces that came in; 0 searches only where there is no face.
+            max_faces: the largest so many are followed; None for all.
+            fps: frames a second of frames that come without a time.
+            tracking: every other setting of the tracker, in place of `rwr` and `iters`.
+
+        Raises:
+            DetectorError: if the detector cannot be used.
+            ValueError: for an unknown filter or an argument out of range.
+        """
+        tracker = Tracker(self.model, self.pretrained.crop_scale, tracking or TrackingSettings(rwr=rwr, iters=iters))
+        if isinstance(smooth, str):
+            name = smooth
+            if not make_filter(name, self.layout).causal:
+                raise ValueError(f"the {name} filter looks at later frames, which a stream does not have; choose a causal one")
+            smooth = lambda: make_filter(name, self.layout)  # noqa: E731
+        return Stream(
+            tracker,
+            self.layout,
+            make_detector(detector) if isinstance(detector, str) else detector,
+            smooth=smooth,
+            boxes=None if boxes is None else _checked_boxes(boxes),
+            detect_every=detect_every,
+            max_faces=max_faces,
+            fps=fps,
+        )
 
     @torch.no_grad()
     def _predict(
@@ -116,10 +156,6 @@ class Landmarker:
         points = np.stack([transform_points(invert(m), p) for m, p in zip(matrices, unit, strict=True)])
         scales = np.array([square.side for square in squares], np.float32)
         return points.astype(np.float32), out.std.cpu().numpy() * scales[:, None]
-
-    def _face(self, points: NDArray[np.float32], std: NDArray[np.float32]) -> Face:
-        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-        return Face(points, std, (x1, y1, x2, y2), self.layout)
 
 
 def _pixels(image: Image) -> NDArray[np.uint8]:

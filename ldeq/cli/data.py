@@ -1,15 +1,17 @@
-"""``ldeq data check`` and ``ldeq data make-faces``."""
+"""``ldeq data check``, ``ldeq data make-faces`` and ``ldeq data make-clips``."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from ..data import DataError, check, open_faces, write_wflw
+from ..data import DataError, Faces, check, open_faces, write_wflw
+from ..data.clips import make_clips
+from ..data.sources import is_video_spec, open_videos
 from ..engine.console import Console
 
 
@@ -21,11 +23,11 @@ class DataCheck:
     """
 
     kind: tyro.conf.Positional[str]
-    """300w, wflw, hih or synthetic; or all in one, as in wflw:~/WFLW#test."""
+    """300w, wflw, hih, wflw-v or synthetic; or all in one, as in wflw:~/WFLW#test."""
     folder: tyro.conf.Positional[str | None] = None
     """Where it lies (synthetic: how many)."""
     split: str | None = None
-    """The split; ``train`` by default."""
+    """The split; ``train`` by default, for wflw-v ``all``."""
     sheet: Path | None = None
     """Picture with a sample of faces and their landmarks drawn."""
     samples: Annotated[int, tyro.conf.arg(metavar="N")] = 30
@@ -34,7 +36,9 @@ class DataCheck:
     """Where the findings go as JSON."""
 
     def run(self) -> int:
-        faces = open_faces(f"{self.kind}:{self.folder}" if self.folder else self.kind, self.split)
+        spec = f"{self.kind}:{self.folder}" if self.folder else self.kind
+        # Of a video every frame is decoded, and the middle one is judged.
+        faces: Faces = open_videos(spec, self.split) if is_video_spec(spec) else open_faces(spec, self.split)
         with Console().counting(faces.name, len(faces)) as count:
             report = check(faces, self.sheet, samples=self.samples, progress=count)
         print(report.text())
@@ -74,10 +78,45 @@ class MakeFaces:
 
 
 @dataclass
+class MakeClips:
+    """Move labelled photos: clips of speaking, blinking, turning faces with exact landmarks, in the layout of WFLW-V.
+
+    Example: ldeq data make-clips --data 300w:~/300w#helen-test --out ~/clips, then use it as wflw-v:~/clips
+    """
+
+    data: str
+    """The photos: 300w:FOLDER#helen-test, wflw:FOLDER#test."""
+    out: Path
+    """Where the clips go; a new or empty folder."""
+    easy: int = 50
+    """Clips with calm motion and good light."""
+    hard: int = 50
+    """Clips with fast motion, things before the face, blur, noise and changing light."""
+    seed: int = 0
+    part: Literal["tune", "test", "all"] = "test"
+    """Photos to use: ``tune`` and ``test`` show different people, so that filters are tuned on others than those that
+    judge them."""
+    frames: int | None = None
+    """Frames of every clip; 110 to 150 by default."""
+
+    def run(self) -> int:
+        faces, console = open_faces(self.data, "test"), Console()
+        with console.counting("clips", self.easy + self.hard) as count:
+            about = make_clips(faces, self.out, self.easy, self.hard, self.seed, self.part, self.frames, count)
+        print(f"wrote {self.easy} easy and {self.hard} hard clips, described in {about}")
+        print(f"score a model on them with: ldeq eval MODEL --data wflw-v:{self.out} --split hard")
+        return 0
+
+
+@dataclass
 class Data:
     """Look at data sets, and make one."""
 
-    command: Annotated[DataCheck, tyro.conf.subcommand("check")] | Annotated[MakeFaces, tyro.conf.subcommand("make-faces")]
+    command: (
+        Annotated[DataCheck, tyro.conf.subcommand("check")]
+        | Annotated[MakeFaces, tyro.conf.subcommand("make-faces")]
+        | Annotated[MakeClips, tyro.conf.subcommand("make-clips")]
+    )
 
     def run(self) -> int:
         return self.command.run()

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from ..data import LandmarkDataset, open_faces
+from ..data.sources import is_video_spec, open_videos
 from ..engine import evaluate, load_pretrained
 from ..engine.console import Console
 from ..engine.device import resolve_device
 from ..engine.report import markdown_table, write_report
 from ..engine.settings import SettingsError
+from ..engine.weights import Pretrained
+from ..video import evaluation as videos
+from ..video.filters import FILTERS, Filter, make_filter
+from ..video.tracking import Tracker, TrackingSettings
 
 
 @dataclass
 class Eval:
-    """Score a model on labelled faces, with the protocol in front of every figure.
+    """Score a model on labelled faces or videos, with the protocol in front of every figure.
 
     Example: ldeq eval small-68 --data 300w:~/300w --split helen-test --report report/
+
+    Example: ldeq eval small-68 --data wflw-v:~/WFLW_V --split hard --rwr --baseline one-euro
     """
 
     model: tyro.conf.Positional[str]
     """A shipped model or a ``.safetensors`` file: weights or a training checkpoint."""
     data: str
-    """Where the faces are: 300w:FOLDER, wflw:FOLDER, hih:FOLDER or synthetic:COUNT."""
+    """Where the faces are: 300w:FOLDER, wflw:FOLDER, hih:FOLDER or synthetic:COUNT; or the videos, wflw-v:FOLDER."""
     split: str | None = None
-    """The split, if --data does not name it after a ``#``; ``test`` by default."""
+    """The split, if --data does not name it after a ``#``; ``test`` by default, for videos ``all``."""
     subsets: str = "all"
     """``all``, ``none``, or names with commas between them, of the attributes that the data carries."""
     crop: str | None = None
@@ -44,11 +51,28 @@ class Eval:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     amp: Literal["off", "bf16"] = "off"
-    """Autocast."""
+    """Autocast, for pictures."""
+    rwr: bool = False
+    """Videos: also start each frame from the last one's state (recurrence without recurrence)."""
+    iters: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Videos: cell evaluations a frame with --rwr."""
+    baseline: str | None = None
+    """Videos: filters, with commas between them, to put behind each frame alone; for example one-euro,ema."""
+    smooth: str | None = None
+    """Videos: filters to put behind --rwr, or behind each frame alone without it."""
+    boxes: Literal["given", "tracked"] = "tracked"
+    """Videos: crop every frame by its own labelled box, or follow the landmarks from the first one."""
+    jitter: float = 0.0
+    """Videos: noise on the labelled boxes, as a part of their side."""
 
     def run(self) -> int:
         device = resolve_device(self.device)
         pretrained = load_pretrained(self.model, device)
+        if is_video_spec(self.data):
+            return self._run_videos(pretrained)
+        for option in ("rwr", "baseline", "smooth", "jitter"):
+            if getattr(self, option):
+                raise SettingsError(f"--{option} is for videos, and {self.data!r} holds pictures: pass --data wflw-v:FOLDER")
         dataset = LandmarkDataset(
             open_faces(self.data, self.split or "test"),
             pretrained.model.config.image_size,
@@ -77,3 +101,38 @@ class Eval:
             for path in write_report(evaluation, dataset, self.report, wanted):
                 console.say(f"wrote {path}")
         return 0
+
+    def _run_videos(self, pretrained: Pretrained) -> int:
+        data, console = open_videos(self.data, self.split), Console()
+        for path, reason in data.skipped:
+            console.warn(f"{path} is left out: {reason}")
+        scale = self.crop_scale or pretrained.crop_scale
+        first, second = self._filters(self.baseline), self._filters(self.smooth)
+        for name in (*first, *second):
+            make_filter(name, data.layout)
+        runs = [("each frame alone", TrackingSettings(rwr=False), first + ([] if self.rwr else second))]
+        if self.rwr:
+            runs.append((f"RwR, {self.iters} evaluation" + "s" * (self.iters > 1), TrackingSettings(iters=self.iters), second))
+        tracks: dict[str, list[videos.VideoTrack]] = {}
+        protocol = ""
+        for name, settings, filters in runs:
+            tracker = Tracker(pretrained.model, scale, settings)
+            total = sum(len(record) for record in data.records)
+            with console.counting(name, total) as count:
+                tracks[name] = videos.track_videos(tracker, data, self.boxes, self.jitter, batch=self.batch, progress=count)
+            protocol = videos.protocol_line(data, tracker, self.boxes, self.jitter, f"model {pretrained.name}")
+            for kind in dict.fromkeys(filters):
+                smooth: Filter = make_filter(kind, data.layout)
+                tracks[f"{name} + {kind}"] = [track.filtered(smooth) for track in tracks[name]]
+        scores = {name: videos.score(pipeline, data.layout, protocol) for name, pipeline in tracks.items()}
+        print(videos.markdown_table(scores), end="")
+        if self.report:
+            for path in videos.write_report(scores, tracks, self.report):
+                console.say(f"wrote {path}")
+        return 0
+
+    @staticmethod
+    def _filters(names: str | None) -> list[str]:
+        """Names of filters; a missing hyphen is forgiven, as in oneeuro."""
+        plain = {name.replace("-", ""): name for name in FILTERS}
+        return [plain.get(name.strip().replace("-", ""), name.strip()) for name in (names or "").split(",") if name.strip()]

@@ -18,11 +18,12 @@ from ldeq.data.crop import (
 from ldeq.data.dataset import LandmarkDataset
 from ldeq.data.draw import contact_sheet, draw_landmarks
 from ldeq.data.ibug300w import load_300w
-from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Part, get_layout
+from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Opening, Part, get_layout
 from ldeq.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image, write_image
 from ldeq.data.sources import open_faces
 from ldeq.data.wflw import WFLW_ATTRIBUTES, load_hih, load_wflw, write_wflw
+from ldeq.data.wflw_v import SPLITS_WFLW_V, VideoRecord, VideoSet, load_wflw_v, write_wflw_v
 
 __all__ = [
     "CROP_RULES",
@@ -30,6 +31,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "LAYOUTS",
+    "SPLITS_WFLW_V",
     "WFLW98",
     "WFLW_ATTRIBUTES",
     "Augmentation",
@@ -43,8 +45,11 @@ __all__ = [
     "ImageError",
     "LandmarkDataset",
     "Layout",
+    "Opening",
     "Part",
     "SquareBox",
+    "VideoRecord",
+    "VideoSet",
     "check",
     "compose",
     "contact_sheet",
@@ -56,6 +61,7 @@ __all__ = [
     "load_300w",
     "load_hih",
     "load_wflw",
+    "load_wflw_v",
     "normalise",
     "open_faces",
     "read_image",
@@ -63,4 +69,5 @@ __all__ = [
     "warp",
     "write_image",
     "write_wflw",
+    "write_wflw_v",
 ]

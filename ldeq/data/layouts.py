@@ -23,6 +23,25 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Two lines of landmarks that meet at both ends: the lids of an eye, the inner lips.
+
+    Attributes:
+        upper: landmarks of the upper line from left to right in the image, both corners included.
+        lower: as many of the lower line, with the same corners; ``upper[i]`` lies over ``lower[i]``.
+    """
+
+    upper: tuple[int, ...]
+    lower: tuple[int, ...]
+
+    def width(self, points: np.ndarray) -> np.ndarray:
+        """How far it is open: mean distance of the facing landmarks between the corners, `(..., K, 2)` -> `(...)`."""
+        points = np.asarray(points)
+        upper, lower = (points[..., list(line[1:-1]), :] for line in (self.upper, self.lower))
+        return np.linalg.norm(upper - lower, axis=-1).mean(-1)
+
+
+@dataclass(frozen=True)
 class Layout:
     """An ordered set of facial landmarks. "Left" and "right" are as seen in the image.
 
@@ -33,6 +52,7 @@ class Layout:
         outer_eyes: the outer corners of the left and of the right eye. Their distance is the inter-ocular distance
             that normalises errors.
         parts: name of each facial part -> its landmarks, in drawing order.
+        openings: ``"mouth"``, ``"left_eye"``, ``"right_eye"`` -> what opens and closes.
 
     Raises:
         ValueError: where `mirror` is not an involution over K landmarks, or an index lies outside the layout.
@@ -43,6 +63,7 @@ class Layout:
     mirror: tuple[int, ...]
     outer_eyes: tuple[int, int]
     parts: Mapping[str, Part] = field(compare=False, repr=False)
+    openings: Mapping[str, Opening] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.mirror) != self.count:
@@ -127,6 +148,11 @@ WFLW98 = Layout(
         "left_pupil": _run(96, 96),
         "right_pupil": _run(97, 97),
     },
+    openings={
+        "mouth": Opening((88, 89, 90, 91, 92), (88, 95, 94, 93, 92)),
+        "left_eye": Opening((60, 61, 62, 63, 64), (60, 67, 66, 65, 64)),
+        "right_eye": Opening((68, 69, 70, 71, 72), (68, 75, 74, 73, 72)),
+    },
 )
 """The 98 landmarks of WFLW (Wu et al., "Look at Boundary", CVPR 2018)."""
 
@@ -156,6 +182,11 @@ IBUG68 = Layout(
         "right_eye": _run(42, 47, closed=True),
         "outer_lip": _run(48, 59, closed=True),
         "inner_lip": _run(60, 67, closed=True),
+    },
+    openings={
+        "mouth": Opening((60, 61, 62, 63, 64), (60, 67, 66, 65, 64)),
+        "left_eye": Opening((36, 37, 38, 39), (36, 41, 40, 39)),
+        "right_eye": Opening((42, 43, 44, 45), (42, 47, 46, 45)),
     },
 )
 """The 68 landmarks of 300-W (Sagonas et al., "300 Faces in-the-Wild Challenge", ICCVW 2013)."""

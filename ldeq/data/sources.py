@@ -9,6 +9,7 @@ from typing import cast
 from ldeq.data.ibug300w import load_300w
 from ldeq.data.records import DataError, Faces
 from ldeq.data.wflw import load_hih, load_wflw
+from ldeq.data.wflw_v import VideoSet, load_wflw_v
 
 KINDS: dict[str, str] = {
     "300w": "300w:FOLDER",
@@ -18,11 +19,14 @@ KINDS: dict[str, str] = {
 }
 """Kind -> how to write it."""
 
+VIDEO_KIND = "wflw-v"
+
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "300w": ("split",),
     "wflw": ("split", "subset"),
     "hih": ("split",),
     "synthetic": ("split", "seed", "size"),
+    VIDEO_KIND: ("split",),
 }
 
 # Synthetic faces of another split come from another part of the seed space, so that no test face was trained on.
@@ -45,20 +49,15 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     Raises:
         DataError: for a specification that cannot be understood, and whatever the data set's loader raises.
     """
-    kind, colon, where = spec.partition(":")
-    kind = kind.strip().lower()
+    kind = spec.partition(":")[0].strip().lower()
     known = ", ".join(KINDS.values())
+    if kind == VIDEO_KIND:
+        raise DataError(f"{spec!r} holds videos, and faces in pictures are needed here: write one of {known}.")
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise DataError(f"unknown kind of data {kind!r} in {spec!r}{hint}: write one of {known}.")
-    where, _, suffix = where.partition("#")
-    if not colon or not where.strip():
-        raise DataError(f"{spec!r} does not say where the data is: write {KINDS[kind]}.")
-    # A variable keeps a configuration free of one machine's paths.
-    where = os.path.expandvars(where)
-    if where.startswith("$"):
-        raise DataError(f"{spec!r} names a variable that is not set: export {where.split('/')[0][1:]}=FOLDER first.")
+    where, suffix = _where(spec, KINDS[kind])
     options = _parse_options(kind, spec, suffix)
     split = options.get("split", split) or "train"
     if kind == "300w":
@@ -77,6 +76,40 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     from ldeq.data.synthetic import SyntheticFaces
 
     return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+
+
+def is_video_spec(spec: str) -> bool:
+    """Whether a specification names videos: ``wflw-v:FOLDER``."""
+    return spec.partition(":")[0].strip().lower() == VIDEO_KIND
+
+
+def open_videos(spec: str, split: str | None = None) -> VideoSet:
+    """Open a set of labelled videos.
+
+    Args:
+        spec: ``wflw-v:FOLDER``, ``wflw-v:FOLDER#hard``.
+        split: ``"easy"``, ``"hard"`` or ``"all"`` where the specification names none; None is ``"all"``.
+
+    Raises:
+        DataError: for a specification that cannot be understood, and whatever the loader raises.
+    """
+    if not is_video_spec(spec):
+        raise DataError(f"{spec!r} does not name labelled videos: write {VIDEO_KIND}:FOLDER.")
+    where, suffix = _where(spec, f"{VIDEO_KIND}:FOLDER")
+    return load_wflw_v(where, _parse_options(VIDEO_KIND, spec, suffix).get("split", split) or "all")
+
+
+def _where(spec: str, form: str) -> tuple[str, str]:
+    """The folder, variables replaced, and the options of a specification."""
+    _, colon, where = spec.partition(":")
+    where, _, suffix = where.partition("#")
+    if not colon or not where.strip():
+        raise DataError(f"{spec!r} does not say where the data is: write {form}.")
+    # A variable keeps a configuration free of one machine's paths.
+    where = os.path.expandvars(where)
+    if where.startswith("$"):
+        raise DataError(f"{spec!r} names a variable that is not set: export {where.split('/')[0][1:]}=FOLDER first.")
+    return where, suffix
 
 
 def _parse_options(kind: str, spec: str, suffix: str) -> dict[str, str]:

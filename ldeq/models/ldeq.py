@@ -89,14 +89,17 @@ class LDEQ(nn.Module):
     def _state_dtype(self) -> torch.dtype:
         return torch.promote_types(next(self.parameters()).dtype, torch.float32)
 
-    def forward(self, images: Tensor, z0: Tensor | None = None) -> LDEQOutput:
+    def forward(self, images: Tensor, z0: Tensor | None = None, max_iter: int | None = None) -> LDEQOutput:
         """
         Args:
             images: `(B, 3, S, S)`, normalised with the ImageNet mean and deviation (`ldeq.data.normalise`); S as configured.
             z0: `(B, K, S/4, S/4)`, where the solve starts, cast to the dtype of `initial_state`; zeros if None.
+            max_iter: cell evaluations of this call's solve, in place of the configured budget. The final evaluation, where
+                it is configured, comes on top, so that 0 is one evaluation in all: `landmarks` and `z` are those of f(z0).
 
         Raises:
-            ValueError: for images or a start of another shape, saying which one is expected.
+            ValueError: for images or a start of another shape, saying which one is expected; for a `max_iter` below 0, or
+                of 0 without a final evaluation.
         """
         c = self.config
         if images.ndim != 4 or images.shape[1:] != (3, c.image_size, c.image_size):
@@ -108,7 +111,9 @@ class LDEQ(nn.Module):
             if z0.shape != expected:
                 raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
             z0 = z0.to(self._state_dtype)
-        z, solution = self.deq(z0, self.stem(images))
+        if max_iter is not None and max_iter < (0 if c.final_evaluation else 1):
+            raise ValueError(f"max_iter must be >= {0 if c.final_evaluation else 1}, got {max_iter}")
+        z, solution = self.deq(z0, self.stem(images), max_iter)
         xy, std = heatmap_readout(z, coords="unit", eps=c.eps)
         return LDEQOutput(xy, std, z, solution)
 

@@ -227,6 +227,32 @@ def test_the_start_of_a_video_frame_is_used() -> None:
     torch.testing.assert_close(warm.z, longer.z, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_budget_of_one_call_is_kept_to_the_evaluation(solver: str) -> None:
+    model = seeded(solver=solver, max_iter=6, tol=0.0)
+    assert isinstance(model.deq.cell, nn.Module)
+    count = 0
+
+    def counted(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal count
+        count += 1
+
+    model.deq.cell.register_forward_hook(counted)
+    x, z0 = images(2, 64), torch.rand(2, 98, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for budget in (0, 1, 3, None):
+            count = 0
+            out = model(x, z0, budget)
+            assert count == (6 if budget is None else budget) + 1
+            assert (out.solution.iterations == count - 1).all()
+        out = model(x, z0, 0)
+        torch.testing.assert_close(out.z, model.deq.cell(z0, model.stem(x)), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="max_iter must be >= 0, got -1"):
+        model(x, z0, -1)
+    with pytest.raises(ValueError, match="max_iter must be >= 1, got 0"):
+        seeded(final_evaluation=False)(x, z0, 0)
+
+
 def test_a_start_of_another_precision_is_taken() -> None:
     model = seeded(max_iter=1)
     with torch.inference_mode():

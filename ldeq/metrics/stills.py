@@ -1,6 +1,6 @@
 """Landmark metrics: normalised mean error (NME), failure rate (FR) and area under the error curve (AUC).
 
-Definitions as in the WFLW and 300-W literature; all functions take and return NumPy arrays, in float64.
+Definitions as in the WFLW and 300-W literature. All functions take and return NumPy arrays, in float64.
 """
 
 from __future__ import annotations

@@ -1,0 +1,184 @@
+"""A clip from a labelled photo and a seed: frames one after another, landmarks and boxes for all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ldeq.data.clips.deformation import Expression, FaceDeformation
+from ldeq.data.clips.motion import DIFFICULTIES, Motion, draw_motion
+from ldeq.data.clips.rendering import FaceRenderer, Image, Occluder, draw_occluder, motion_blur
+from ldeq.data.layouts import Layout
+
+Array = NDArray[np.float64]
+
+FRAME_SIZES: tuple[tuple[int, int], ...] = ((320, 320), (288, 352), (320, 288))
+"""(height, width) of the frames; even, as H.264 with halved colour wants them."""
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """What was drawn for a clip beside its motion; lengths in pixels of the frame."""
+
+    frames: int
+    fps: int
+    height: int
+    width: int
+    face: float
+    speech: float
+    rest: float
+    noise: float
+    exposure: float
+    defocus: float
+    occluders: int
+
+
+class Clip:
+    """One clip with its ground truth.
+
+    Args:
+        photo: `(H, W, 3)` RGB uint8.
+        points: `(K, 2)` its landmarks in pixels.
+        layout: what they mean.
+        difficulty: a name in `DIFFICULTIES`.
+        seed: what `numpy.random.default_rng` takes; the same seed gives the same frames, bit by bit.
+        textures: photos from which the things in front of the face are cut.
+        frames: number of frames; drawn from 110 to 150 where None.
+
+    Attributes:
+        settings: what was drawn.
+        landmarks: `(T, K, 2)` float32, pixels of the frames, exact.
+        boxes: `(T, 4)` float32, x1 y1 x2 y2, tight around the landmarks.
+
+    Raises:
+        ValueError: where the face cannot be moved believably.
+    """
+
+    def __init__(
+        self,
+        photo: Image,
+        points: NDArray[np.float32],
+        layout: Layout,
+        difficulty: str,
+        seed: int | list[int],
+        textures: list[Image] | None = None,
+        frames: int | None = None,
+    ) -> None:
+        d = DIFFICULTIES[difficulty]
+        rng = np.random.default_rng(seed)
+        face = FaceDeformation(np.asarray(points, np.float64), layout)
+        height, width = FRAME_SIZES[int(rng.integers(len(FRAME_SIZES)))]
+        drawn = int(rng.integers(110, 151))
+        self.settings = ClipSettings(
+            frames=drawn if frames is None else frames,
+            fps=int(rng.choice([25, 30])),
+            height=height,
+            width=width,
+            face=float(rng.uniform(0.46, 0.58)) * min(height, width),
+            speech=float(rng.uniform(*d.speech)),
+            rest=float(rng.uniform(0.0, 0.6)),
+            noise=float(rng.uniform(*d.noise)),
+            exposure=float(rng.uniform(*d.exposure)),
+            defocus=float(rng.uniform(*d.defocus)),
+            occluders=int(rng.integers(d.occluders[0], d.occluders[1] + 1)) if textures else 0,
+        )
+        self.face = face
+        self._renderer = FaceRenderer(photo, face, (height, width))
+        self._noise_seed = int(rng.integers(2**62))
+        s = self.settings
+        self._motion: Motion = draw_motion(rng, s.frames, s.fps, d)
+        self._cameras = [self._camera(t) for t in range(s.frames)]
+        self._expressions = [self._expression(t) for t in range(s.frames)]
+        exact = np.stack([self._renderer.landmarks(c, e) for c, e in zip(self._cameras, self._expressions, strict=True)])
+        self.landmarks = exact.astype(np.float32)
+        self.boxes = np.concatenate([self.landmarks.min(1), self.landmarks.max(1)], 1)
+        boxes = self.boxes.astype(np.float64)
+        self._occluders: list[Occluder] = []
+        for _ in range(s.occluders if textures else 0):
+            texture = (textures or [])[int(rng.integers(len(textures or [])))]
+            self._occluders.append(draw_occluder(rng, texture, boxes, (height, width)))
+        # Way of the face from frame to frame, for the smear of a moving camera.
+        self._ways = np.gradient(exact.mean(1), axis=0) if s.frames > 1 else np.zeros((s.frames, 2))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain values, for JSON."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in self.settings.__dict__.items()}
+
+    def __len__(self) -> int:
+        return self.settings.frames
+
+    def _camera(self, t: int) -> Array:
+        s, m, face = self.settings, self._motion, self.face
+        scale = s.face / face.side * float(m.zoom[t])
+        a, b = scale * math.cos(m.roll[t]), scale * math.sin(m.roll[t])
+        turn = np.array([[a, -b], [b, a]])
+        # The face's box, brows to chin, about the middle of the frame.
+        middle = (face.points.min(0) + face.points.max(0)) / 2
+        target = np.array([(s.width - 1) / 2, (s.height - 1) / 2]) + m.shift[t] * s.face
+        return np.column_stack([turn, target - turn @ middle])
+
+    def _expression(self, t: int) -> Expression:
+        s, m, lips = self.settings, self._motion, self.face.lips
+        # Between syllables the lips come nearer than in the photo, where they are apart there.
+        rest = s.rest * lips.narrowest
+        widest = min(s.speech * self.face.side, lips.widest)
+        return Expression(
+            yaw=float(m.yaw[t]),
+            pitch=float(m.pitch[t]),
+            jaw=rest + float(m.jaw[t]) * (widest - rest),
+            rounding=float(m.rounding[t]),
+            closure=float(m.closure[t]),
+            brows=float(m.brows[t]),
+        )
+
+    def frames(self) -> Iterator[Image]:
+        """The frames in order, `(H, W, 3)` RGB uint8 each."""
+        rng = np.random.default_rng(self._noise_seed)
+        for t in range(len(self)):
+            frame = self._renderer.draw(self._cameras[t], self._expressions[t])
+            for occluder in self._occluders:
+                occluder.draw(frame, t)
+            yield self._expose(frame, t, rng)
+
+    def _expose(self, frame: Image, t: int, rng: np.random.Generator) -> Image:
+        """What light, lens and sensor make of a frame."""
+        s, m = self.settings, self._motion
+        frame = motion_blur(frame, self._ways[t] * s.exposure)
+        defocus = s.defocus * float(m.blur[t])
+        if defocus > 0.3:
+            frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), defocus), np.uint8)
+        height, width = frame.shape[:2]
+        across, down = (np.linspace(-1, 1, n, dtype=np.float32) for n in (width, height))
+        light = 1 + float(m.shading[t, 0]) * across[None] + float(m.shading[t, 1]) * down[:, None]
+        light *= np.float32(2.0 ** float(m.gain[t]))
+        lit = cv2.multiply(frame, cv2.merge([light] * 3), dtype=cv2.CV_32F)
+        # Most of the noise is common to the channels, as after a camera's own processing; brighter is noisier (shot noise).
+        sigma = s.noise * np.sqrt(0.3 + (0.7 / 128) * np.minimum(lit[..., 1], 255))
+        grey = rng.standard_normal((height, width), dtype=np.float32)
+        colour = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
+        colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR)
+        cv2.accumulateProduct(colour, cv2.merge([0.6 * sigma] * 3), lit)
+        cv2.accumulate(cv2.merge([0.85 * sigma * grey] * 3), lit)
+        return np.asarray(cv2.convertScaleAbs(np.maximum(lit, 0)), np.uint8)
+
+
+def usable(points: NDArray[np.float32], layout: Layout, size: tuple[int, int], margin: float = 0.1) -> str | None:
+    """Why a photo of (height, width) makes no clip, or None where it does.
+
+    The whole face must be in the picture, with `margin` of its side about it, and not be seen from the side.
+    """
+    low, high = points.min(0), points.max(0)
+    room = margin * float((high - low).max())
+    if (low < room).any() or (high > np.array(size[::-1]) - 1 - room).any():
+        return "the face touches the edge of the picture"
+    try:
+        FaceDeformation(np.asarray(points, np.float64), layout)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    return None

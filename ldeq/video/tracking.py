@@ -1,0 +1,401 @@
+r"""Recurrence without recurrence (RwR): faces followed from frame to frame, the state of each carried to its next frame.
+
+A model trained on stills is given memory at test time (Micaelli et al., CVPR 2023, section 4): frame t starts its solve at
+the state of frame t - 1, z_0(t) = z(t - 1), and stops after a few evaluations of the cell, so that among the plausible fixed
+points it stays by the one nearest to the last frame's. Here the first frame of a face gets a full solve from zeros, and the
+crop, whose own trembling would otherwise be most of the flicker, follows the landmarks with a slack.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data import SquareBox, crop_box, crop_matrix, invert, normalise, transform_points, warp
+from ..models import LDEQ
+
+# A cell that sees no face does not settle. The residual of the shipped model's full solve stays below 0.12 on 99 % of 200
+# faces of HELEN test and below 0.14 on every frame of six clips; on background it lies above 0.28 (99 %). The residual of a
+# solve that starts from the last frame's state says nothing of the kind: it measures motion as well.
+SETTLED = 0.25
+
+# The mean deviation is free of charge, but overlaps: faces reach 0.1 of the crop in fast motion, background starts at 0.036.
+# Growth by this factor since the last full solve is reason enough to check,
+# at most every few frames.
+SPREAD = 1.5
+SUSPECT_EVERY = 5
+
+# Carried and freshly solved landmarks that differ by this share of the face's extent, on average, are not of the same face.
+DRIFT = 0.15
+
+# Landmarks whose extent leaves this range, in shares of the extent that the crop was made for, are of no face. On the same
+# faces, off centre by 30 % of the crop, they stay within 0.78 .. 1.04.
+EXTENT = (0.5, 1.3)
+
+# Share of a face's box that must lie inside the picture, and its shortest useful side in pixels.
+INSIDE = 0.35
+SMALLEST = 12.0
+
+# A resampled heatmap whose peak is below this has left the crop; what is left of it is a tail.
+VANISHED = 1e-3
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """How faces are followed."""
+
+    rwr: bool = True
+    """Start each frame from the last one's state; off solves each frame alone, from zeros, with the model's own budget."""
+    iters: int = 1
+    """Cell evaluations a frame with RwR, the final one included; the released settings of the paper spend 2."""
+    register: bool = False
+    """Move the state with the crop: resample its heatmaps into the new crop where the crop moved."""
+    slack: float = 0.02
+    """The crop's centre stays where it is until the face's is this far off, in sides of the crop, and then stays that far."""
+    side_slack: float = 0.04
+    """The same for the crop's side, as a ratio."""
+    check_every: int = 30
+    """Every so many frames, and where the heatmaps spread, a full solve checks that there is a face and that the carried state
+    has not drifted off it; 0 never checks."""
+    settled: float = SETTLED
+    """Residual of a full solve above which there may be no face; a model that is far less trained needs a larger one."""
+    patience: int = 3
+    """Checks failed in a row after which a face counts as lost."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("iters", 1), ("slack", 0), ("side_slack", 0), ("check_every", 0), ("patience", 1)):
+            value = getattr(self, name)
+            if not value >= low:
+                raise ValueError(f"{name} must be >= {low}, got {value}")
+
+
+@dataclass
+class FaceState:
+    """What is kept of a face between two frames. Make one with `Tracker.start`; to reset a face is to replace its state.
+
+    Attributes:
+        square: the next crop in pixels, or None where every frame's box is given.
+        refine: how often the first crop is taken anew around the landmarks found in it.
+        z: `(K, h, h)` heatmaps of the last frame, None before the first.
+        z_square: the crop that `z` belongs to.
+        spread: mean deviation over the side of the crop, in the last full solve.
+        doubts: checks failed in a row.
+        frames: frames since the start.
+        checked: frames since the last check.
+        suspect: whether the heatmaps spread so much that the next frame is checked.
+    """
+
+    square: SquareBox | None
+    refine: int = 0
+    z: Tensor | None = None
+    z_square: SquareBox | None = None
+    spread: float = 0.0
+    doubts: int = 0
+    frames: int = 0
+    checked: int = 0
+    suspect: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One face in one frame.
+
+    Attributes:
+        points: `(K, 2)` float32 in pixels of the frame, not filtered.
+        std: `(K,)` float32, the model's deviation of each point in the same pixels.
+        square: the crop they were found in.
+        residual: ||f(z) - z|| / ||f(z)|| of the solve; with a single evaluation z is the last frame's state.
+        evaluations: of the cell, a check's included.
+        reset: why the points come from a full solve and not from the carried state: ``"start"``, or that it had drifted; None.
+        lost: why there is no face any more, or None. The face must be found anew.
+    """
+
+    points: NDArray[np.float32]
+    std: NDArray[np.float32]
+    square: SquareBox
+    residual: float
+    evaluations: int
+    reset: str | None
+    lost: str | None
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, begin: float) -> float:
+        """Adds the time since `begin`, and returns the time now."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - begin
+        return now
+
+
+class Tracker:
+    """Follows faces, several at a time: the faces of one frame, or one face in each of several videos.
+
+    ```python
+    tracker = Tracker(model, crop_scale=1.2)
+    states = [tracker.start(box) for box in boxes]
+    for frame in frames:
+        estimates = tracker.step([frame] * len(states), states)
+    ```
+
+    It holds no state of its own but the time it took (`watch`, stages ``crop`` and ``model``).
+    """
+
+    def __init__(self, model: LDEQ, crop_scale: float = 1.2, settings: TrackingSettings | None = None) -> None:
+        """
+        Args:
+            model: in eval mode, on the device it shall run on.
+            crop_scale: side of the crop over the longer side of the landmarks' box, as the model was trained.
+            settings: the defaults if None.
+        """
+        self.model, self.crop_scale, self.settings = model, crop_scale, settings or TrackingSettings()
+        self.watch = Stopwatch()
+
+    def start(self, box: ArrayLike | None = None, refine: int = 0) -> FaceState:
+        """The state of a face that has not been looked at yet.
+
+        Args:
+            box: (x1, y1, x2, y2) in pixels of the first frame, tight around the landmarks; None where `step` gets a box for
+                every frame.
+            refine: how often the first crop is taken anew around the landmarks found: 0 for an exact box, 2 behind a
+                detector.
+        """
+        square = None if box is None else crop_box("box", box=np.asarray(box, np.float64), scale=self.crop_scale)
+        return FaceState(square, refine)
+
+    @torch.no_grad()
+    def step(
+        self, frames: Sequence[NDArray[np.uint8]], states: Sequence[FaceState], boxes: ArrayLike | None = None
+    ) -> list[Estimate]:
+        """Takes every face one frame further: one call of the model for the faces under way, one for those that start.
+
+        Args:
+            frames: the picture of each face, `(H, W, 3)` RGB uint8; the same one several times for faces of one frame.
+            states: one a face; they are updated.
+            boxes: `(N, 4)` tight boxes in pixels of these frames, to crop by; if None, the crop follows the landmarks.
+
+        Returns:
+            One `Estimate` a face, in the order of `states`.
+
+        Raises:
+            ValueError: where the numbers of frames, states and boxes differ, or a face has no box to start from.
+        """
+        if len(frames) != len(states):
+            raise ValueError(f"{len(states)} states need as many frames, got {len(frames)}")
+        squares = self._squares(states, boxes)
+        fresh = [i for i, s in enumerate(states) if s.z is None or not self.settings.rwr]
+        carried = [i for i, s in enumerate(states) if s.z is not None and self.settings.rwr]
+        rounds = 0 if boxes is not None else max((states[i].refine for i in fresh), default=0)
+        for done in range(rounds):
+            coarse = [i for i in fresh if states[i].refine > done]
+            for i, answer in zip(coarse, self._solve(coarse, frames, squares, None), strict=True):
+                # What is no face can answer with a point; its crop stays, and the last round will say so.
+                if np.ptp(answer.points, axis=0).max() >= SMALLEST:
+                    squares[i] = crop_box("landmarks", points=answer.points, scale=self.crop_scale)
+        checks = [i for i in carried if self._due(states[i])]
+        cold = dict(zip(fresh + checks, self._solve(fresh + checks, frames, squares, None), strict=True))
+        warm = dict(zip(carried, self._solve(carried, frames, squares, states), strict=True))
+        estimates = []
+        for i, state in enumerate(states):
+            estimates.append(self._conclude(state, warm.get(i), cold.get(i), squares[i], frames[i].shape[:2], boxes is None))
+        return estimates
+
+    def _due(self, state: FaceState) -> bool:
+        every = self.settings.check_every
+        return every > 0 and (state.checked + 1 >= every or state.doubts > 0 or state.suspect)
+
+    def _squares(self, states: Sequence[FaceState], boxes: ArrayLike | None) -> list[SquareBox]:
+        if boxes is None:
+            squares = [s.square for s in states if s.square is not None]
+            if len(squares) < len(states):
+                raise ValueError("a face without a crop: give start() a box, or step() the boxes of every frame")
+            return squares
+        array = np.asarray(boxes, np.float64)
+        if array.shape != (len(states), 4):
+            raise ValueError(f"boxes must have shape ({len(states)}, 4), x1 y1 x2 y2 in pixels, got {array.shape}")
+        return [crop_box("box", box=box, scale=self.crop_scale) for box in array]
+
+    def _solve(
+        self,
+        chosen: Sequence[int],
+        frames: Sequence[NDArray[np.uint8]],
+        squares: Sequence[SquareBox],
+        states: Sequence[FaceState] | None,
+    ) -> list[_Answer]:
+        """Landmarks of the chosen faces: from the states that they carry, or with a full solve from zeros for None."""
+        if not chosen:
+            return []
+        begin = time.perf_counter()
+        config = self.model.config
+        device = next(self.model.parameters()).device
+        matrices = [crop_matrix(squares[i], config.image_size) for i in chosen]
+        crops = np.stack([warp(frames[i], m, config.image_size) for i, m in zip(chosen, matrices, strict=True)])
+        begin = self.watch.add("crop", begin)
+        images = normalise(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2))
+        if states is None:
+            z0, budget = None, config.max_iter
+            out = self.model(images)
+        else:
+            z0 = self._carried([states[i] for i in chosen], [squares[i] for i in chosen])
+            budget = self.settings.iters - config.final_evaluation
+            out = self.model(images, z0, budget)
+        residual = out.solution.residual
+        if budget == 0 and z0 is not None:
+            residual = (out.z - z0).flatten(1).norm(dim=1) / out.z.flatten(1).norm(dim=1)
+        # One transfer: each would wait for the device.
+        numbers = torch.cat((out.landmarks.flatten(1), out.std, residual[:, None], out.solution.iterations[:, None]), 1)
+        table = numbers.float().cpu().numpy()
+        self.watch.add("model", begin)
+        k = config.landmarks
+        answers = []
+        for row, z, i, matrix in zip(table, out.z, chosen, matrices, strict=True):
+            points = transform_points(invert(matrix), row[: 2 * k].reshape(k, 2) * config.image_size)
+            std = row[2 * k : 3 * k] * np.float32(squares[i].side)
+            answers.append(_Answer(points, std, z, float(row[-2]), int(row[-1]) + config.final_evaluation))
+        return answers
+
+    def _carried(self, states: Sequence[FaceState], squares: Sequence[SquareBox]) -> Tensor:
+        z = torch.stack([s.z for s in states if s.z is not None])
+        if not self.settings.register:
+            return z
+        moved = [i for i, s in enumerate(states) if s.z_square is not None and s.z_square != squares[i]]
+        if moved:
+            before = [states[i].z_square or squares[i] for i in moved]
+            z[moved] = move_heatmaps(z[moved], before, [squares[i] for i in moved])
+        return z
+
+    def _conclude(
+        self,
+        state: FaceState,
+        warm: _Answer | None,
+        cold: _Answer | None,
+        square: SquareBox,
+        shape: Sequence[int],
+        follow: bool,
+    ) -> Estimate:
+        """Judges one face's answers, from the carried state and from a full solve, and takes its state further."""
+        answer = warm or cold
+        assert answer is not None
+        reset = "start" if state.frames == 0 else None
+        lost = impossible(answer, square.side / self.crop_scale, shape)
+        state.checked += 1
+        if cold is not None:
+            state.checked = 0
+            unsettled = cold.residual > self.settings.settled
+            state.doubts = state.doubts + 1 if unsettled else 0
+            # Nothing speaks for a face that does not settle at its start.
+            if unsettled and state.doubts >= (self.settings.patience if state.frames else 1):
+                lost = lost or f"the solve does not settle, residual {cold.residual:.2f}"
+            if warm is not None and not unsettled:
+                drift = float(np.linalg.norm(warm.points - cold.points, axis=1).mean()) * self.crop_scale / square.side
+                if drift > DRIFT:
+                    answer, reset = cold, f"the carried state was {100 * drift:.0f} % of the face away"
+                    lost = impossible(cold, square.side / self.crop_scale, shape)
+            state.spread = float(cold.std.mean()) / square.side
+        state.suspect = float(answer.std.mean()) / square.side > SPREAD * state.spread and state.checked >= SUSPECT_EVERY
+        if lost is None:
+            state.z, state.z_square = answer.z, square
+            state.frames += 1
+            if follow:
+                target = crop_box("landmarks", points=answer.points, scale=self.crop_scale)
+                # A crop that fits is worth more than a still one where nothing has been shown yet.
+                still = state.frames > 1 and reset is None
+                state.square = follow_crop(square, target, self.settings.slack, self.settings.side_slack) if still else target
+        evaluations = sum(a.evaluations for a in (warm, cold) if a is not None)
+        return Estimate(answer.points, answer.std, square, answer.residual, evaluations, reset, lost)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    points: NDArray[np.float32]
+    std: NDArray[np.float32]
+    z: Tensor
+    residual: float
+    evaluations: int
+
+
+def impossible(answer: _Answer, size: float, shape: Sequence[int]) -> str | None:
+    """Why these landmarks cannot be of the face that the crop was made for, or None.
+
+    Args:
+        answer: the model's.
+        size: longer side of the face's box that the crop was made for, in pixels.
+        shape: height and width of the picture.
+    """
+    points = answer.points
+    if not (np.isfinite(points).all() and np.isfinite(answer.std).all()):
+        return "the model answered with NaN"
+    low, high = points.min(0), points.max(0)
+    side = float((high - low).max())
+    if side < SMALLEST:
+        return f"the face is {side:.0f} pixels small"
+    if not EXTENT[0] < side / size < EXTENT[1]:
+        return f"the face's size changed by a factor of {side / size:.2f}"
+    edge = np.array([shape[1], shape[0]]) - 0.5
+    inside = np.prod(np.clip(np.minimum(high, edge) - np.maximum(low, -0.5), 0, None)) / max(np.prod(high - low), 1e-6)
+    if inside < INSIDE:
+        return f"{100 * (1 - inside):.0f} % of the face left the picture"
+    return None
+
+
+def follow_crop(current: SquareBox, target: SquareBox, slack: float, side_slack: float) -> SquareBox:
+    """The next crop: `current`, dragged so far that `target` is within the slack of it.
+
+    A play operator: what trembles by less than the slack moves nothing, and a steady motion is followed at its own speed, a
+    slack behind. An average would let every tremor through, scaled down, and lag behind a fast face.
+
+    Args:
+        current: the crop now.
+        target: the crop that the last landmarks ask for.
+        slack: in sides of the crop, for the centre.
+        side_slack: as a ratio, for the side.
+    """
+    dx, dy = target.cx - current.cx, target.cy - current.cy
+    distance = math.hypot(dx, dy)
+    share = max(0.0, 1.0 - slack * current.side / distance) if distance > 0 else 0.0
+    ratio = math.log(target.side / current.side)
+    beyond = math.copysign(max(0.0, abs(ratio) - math.log1p(side_slack)), ratio)
+    return SquareBox.about(current.cx + share * dx, current.cy + share * dy, current.side * math.exp(beyond))
+
+
+def move_heatmaps(z: Tensor, before: Sequence[SquareBox], after: Sequence[SquareBox]) -> Tensor:
+    """Heatmaps of one crop resampled into another, so that every peak stays over its place in the picture.
+
+    Args:
+        z: `(B, K, h, h)` heatmaps of peak 1. Column j is crop coordinate j / h, as in the readout.
+        before: the crop of each face they belong to.
+        after: the crop of each face they are wanted in.
+
+    Returns:
+        `(B, K, h, h)`, peak 1; what lies outside the old crop is 0, and a map that is wholly outside stays 0.
+    """
+    h = z.shape[-1]
+    # Crop coordinate u is index u S of a crop of S pixels, image index x0 - 0.5 + (u + 0.5 / S) side: with S = 4 h, heatmap
+    # column j lies at x0 - 0.5 + (j + 1 / 8) side / h.
+    rows = []
+    for a, b in zip(before, after, strict=True):
+        ratio = b.side / a.side
+        shift = [(b_0 - a_0) * h / a.side + (ratio - 1) / 8 for a_0, b_0 in ((a.x0, b.x0), (a.y0, b.y0))]
+        rows.append([ratio, *shift])
+    ratio, x, y = torch.tensor(rows, dtype=z.dtype, device=z.device).T[:, :, None]
+    place = torch.arange(h, dtype=z.dtype, device=z.device)
+    # grid_sample with align_corners counts -1 .. 1 from the first to the last column.
+    columns, lines = ((ratio * place + shift) * (2 / (h - 1)) - 1 for shift in (x, y))
+    batch = len(rows)
+    grid = torch.stack((columns[:, None, :].expand(batch, h, h), lines[:, :, None].expand(batch, h, h)), dim=-1)
+    moved = F.grid_sample(z, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    # Between columns the peak is lower; a map that left the crop has none to restore.
+    peak = moved.amax((-2, -1), keepdim=True)
+    return moved / torch.where(peak > VANISHED, peak, 1.0)
