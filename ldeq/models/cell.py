@@ -178,7 +178,7 @@ class Cell(nn.Module):
         dtype = x.dtype
         if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-        layout = _layout(x, dtype)
+        layout = _layout(x, dtype, torch.is_grad_enabled() and (x.requires_grad or self.head.weight.requires_grad))
         with _no_autocast(x):
             mix = self.mix.weights(dtype, torch.preserve_format)
             landmarks = self.head.out_channels
@@ -194,7 +194,7 @@ class Cell(nn.Module):
         term, mix, hourglass = x if isinstance(x, Injection) else self.prepare(x)
         # Everything is cast already, and autocast would do it again for norms (float32 on CUDA).
         with _no_autocast(z):
-            v = F.conv2d(z.to(term.dtype, memory_format=_layout(term, term.dtype)), mix.kernel)
+            v = F.conv2d(z.to(term.dtype, memory_format=_layout_of(term)), mix.kernel)
             v += term
             features = self.hourglass(self.mix.finish(v, mix), hourglass)
             # The head runs in the state's precision under autocast and in a half-precision model, too: bf16 logits are off by
@@ -221,15 +221,19 @@ def _layers(inputs: int, outputs: int, kernel: int, stride: int, norm: nn.Module
     return conv, nn.LeakyReLU(SLOPE, inplace=True), norm
 
 
-def _layout(x: Tensor, dtype: torch.dtype) -> torch.memory_format:
+def _layout(x: Tensor, dtype: torch.dtype, recording: bool) -> torch.memory_format:
     """Channels-last where it was measured to pay (benchmarks/NOTES.md): oneDNN on CPUs, which has no float64.
 
-    Elsewhere as x lies, and so as the stem's weights do: the eager GroupNorm of CUDA copies to channels-first, so that there
-    a gain is not certain.
+    There, backward of GroupNorm in half precision is what does not pay. Elsewhere as x lies, and so as the stem's weights do:
+    the eager GroupNorm of CUDA copies to channels-first, so that a gain is not certain.
     """
-    if x.device.type == "cpu" and dtype != torch.float64:
-        return torch.channels_last
-    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    if x.device.type != "cpu" or dtype == torch.float64:
+        return _layout_of(x)
+    return torch.contiguous_format if recording and dtype != torch.float32 else torch.channels_last
+
+
+def _layout_of(maps: Tensor) -> torch.memory_format:
+    return torch.channels_last if maps.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
