@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -52,8 +53,9 @@ def against_budget(
         found[gradient] = {}
         for budget in budgets:
             torch.manual_seed(0)
-            options = {"max_iter": budget, "backward_max_iter": budget, "tol": 0.0, "backward_tol": 0.0}
-            model = LDEQ(type(config)(**{**vars(config), "gradient": gradient, **options})).to(device)
+            # The backward solve takes its budget and its tolerance from the forward one.
+            options = {"max_iter": budget, "tol": 0.0, "backward_max_iter": None, "backward_tol": None}
+            model = LDEQ(replace(config, gradient=gradient, **options)).to(device)
             model(images).landmarks.sum().backward()  # gradients and the library's own buffers exist from here on
             found[gradient][str(budget)] = peak_bytes(lambda m=model: m(images).landmarks.sum().backward(), device)
     return found

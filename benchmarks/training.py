@@ -21,7 +21,8 @@ SHARE_STEPS = 3
 
 def fixed_budget(config: LDEQConfig) -> LDEQConfig:
     """The same evaluations for both models: no sample stops early, and the ridge is the published one."""
-    return replace(config, tol=0.0, ridge=-1e-4, safeguards=False)
+    published = {"ridge": -1e-4, "safeguards": False} if config.solver == "anderson" else {}
+    return replace(config, tol=0.0, **published)
 
 
 def pair(config: LDEQConfig, device: str = "cpu") -> tuple[LDEQ, Baseline]:

@@ -94,7 +94,8 @@ def test_memory_and_its_plot(tmp_path: Path) -> None:
     assert (tmp_path / "memory.png").stat().st_size > 1000
     assert found["implicit"]["6"] == pytest.approx(found["implicit"]["2"], rel=0.01)
     assert found["jfb"]["6"] == pytest.approx(found["jfb"]["2"], rel=0.01)
-    assert found["unrolled"]["6"] > 2 * found["unrolled"]["2"]
+    # Four more evaluations are kept, beside the stem and the evaluations that both have.
+    assert found["unrolled"]["6"] > 1.5 * found["unrolled"]["2"]
 
 
 def test_peak_memory_is_that_of_the_tensors_alive() -> None:
