@@ -108,8 +108,11 @@ class Eval:
             console.warn(f"{path} is left out: {reason}")
         scale = self.crop_scale or pretrained.crop_scale
         first, second = self._filters(self.baseline), self._filters(self.smooth)
-        for name in (*first, *second):
-            make_filter(name, data.layout)
+        try:
+            for name in (*first, *second):
+                make_filter(name, data.layout)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
         runs = [("each frame alone", TrackingSettings(rwr=False), first + ([] if self.rwr else second))]
         if self.rwr:
             runs.append((f"RwR, {self.iters} evaluation" + "s" * (self.iters > 1), TrackingSettings(iters=self.iters), second))

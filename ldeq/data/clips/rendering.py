@@ -49,7 +49,6 @@ class FaceRenderer:
 
     def draw(self, camera: Array, e: Expression) -> NDArray[np.uint8]:
         """The face as a camera sees it: `camera` is the `(2, 3)` map from photo to frame; -> `(H, W, 3)`."""
-        height, width = self.size
         places = self.photo_places(camera, e)
         frame = self._sample(places)
         scale = math.sqrt(abs(float(np.linalg.det(camera[:, :2]))))
@@ -158,7 +157,7 @@ def motion_blur(frame: Image, way: Array) -> Image:
     length = float(np.hypot(*way))
     if length < 0.7:
         return frame
-    radius = int(math.ceil(length / 2)) + 1
+    radius = math.ceil(length / 2) + 1
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     for t in np.linspace(-0.5, 0.5, 4 * radius + 1):
         x, y = radius + t * way[0], radius + t * way[1]
