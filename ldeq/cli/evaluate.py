@@ -130,8 +130,8 @@ class Eval:
         scores = {name: videos.score(pipeline, data.layout, protocol) for name, pipeline in tracks.items()}
         print(videos.markdown_table(scores), end="")
         if self.report:
-            for path in videos.write_report(scores, tracks, self.report):
-                console.say(f"wrote {path}")
+            for written in videos.write_report(scores, tracks, self.report):
+                console.say(f"wrote {written}")
         return 0
 
     @staticmethod

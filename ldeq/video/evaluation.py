@@ -252,7 +252,7 @@ def write_report(
         }
         for name, e in evaluations.items()
     }
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, pipeline in tracks.items():
         for track in pipeline:
             arrays[f"{name}/{track.name}/predicted"], arrays[f"{name}/{track.name}/std"] = track.predicted, track.std
