@@ -2,8 +2,9 @@
 
 from . import ops, solvers
 from ._version import __version__
+from .face import Face
 from .implicit import DEQ
-from .landmarker import Face, Landmarker
+from .landmarker import Landmarker
 from .models import LDEQ, LDEQConfig
 
 __all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "solvers"]

@@ -13,20 +13,24 @@ from ..data import DataError
 from ..detection import DetectorError
 from ..engine import CheckpointError, SettingsError, TrainingError
 from ..ops import BackendError
+from ..video.reading import VideoError
 from .data import Data
 from .demo import Demo
 from .doctor import Doctor
 from .evaluate import Eval
 from .predict import Predict
 from .train import Train
+from .video import Video, Webcam
 
-KNOWN_ERRORS = (DataError, DetectorError, CheckpointError, SettingsError, TrainingError, BackendError)
+KNOWN_ERRORS = (DataError, DetectorError, CheckpointError, SettingsError, TrainingError, BackendError, VideoError)
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Video, tyro.conf.subcommand("video")]
+    | Annotated[Webcam, tyro.conf.subcommand("webcam")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Data, tyro.conf.subcommand("data")]
 )

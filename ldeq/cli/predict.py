@@ -12,7 +12,8 @@ import tyro
 
 from ..data import ImageError, draw_landmarks, read_image, write_image
 from ..engine.settings import SettingsError
-from ..landmarker import Face, Landmarker
+from ..face import Face
+from ..landmarker import Landmarker
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Predict:
     """auto, cpu, cuda, cuda:1."""
 
     def run(self) -> int:
-        boxes = _boxes(self.box)
+        boxes = parse_box(self.box)
         several = len(self.images) > 1
         if several and self.out and self.out.suffix:
             raise SettingsError(f"-o {self.out} looks like a file; give a folder for {len(self.images)} pictures")
@@ -73,7 +74,12 @@ class Predict:
         return 2 if failures else 0
 
 
-def _boxes(text: str | None) -> list[list[float]] | None:
+def parse_box(text: str | None) -> list[list[float]] | None:
+    """``x1,y1,x2,y2`` as boxes `(1, 4)`; None for None.
+
+    Raises:
+        SettingsError: if it is anything else.
+    """
     if text is None:
         return None
     try:

@@ -33,8 +33,8 @@ class CutDetector:
             frame: `(H, W, 3)` uint8.
 
         Returns:
-            1 for the first frame and from flat to flat; 0 from a flat frame to a picture or back. Below `CUT` it is a cut, below
-            `DOUBT` it may be one.
+            1 for the first frame and from flat to flat; 0 from a flat frame to a picture or back. Below `CUT` it is a cut,
+            below `DOUBT` it may be one.
         """
         last, self._last = self._last, cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
         if last is None:

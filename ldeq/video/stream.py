@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
 from typing import Protocol
 
@@ -165,14 +165,15 @@ class Stream:
     def _search(self, frame: NDArray[np.uint8], reason: str) -> list[_Track]:
         """Tracks of the faces that are not followed yet."""
         self._searched = self.frames
-        begin = time.perf_counter()
+        begin = perf_counter()
         if self._first is not None:
             boxes, refine, self._first = self._first, 0, None
         else:
             boxes, refine = self.detector(frame), DETECTED_REFINE
         self.tracker.watch.add("detect", begin)
         found: list[_Track] = []
-        for box in boxes.tolist():
+        for x1, y1, x2, y2 in boxes.tolist():
+            box = (x1, y1, x2, y2)
             if self.max_faces is not None and len(self._tracks) + len(found) >= self.max_faces:
                 break
             if any(t.box is not None and overlap(t.box, box) > SAME_FACE for t in self._tracks):
@@ -218,9 +219,11 @@ class Stream:
             reset = track.reset if estimate.reset == "start" else estimate.reset
             points = estimate.points
             if track.filter is not None:
+                begin = perf_counter()
                 if reset:
                     track.filter.reset()
                 points = track.filter.step(points, estimate.std, dt).astype(np.float32)
+                self.tracker.watch.add("filter", begin)
             faces.append(Face.of(points, estimate.std, self.layout, track.id, reset))
         return faces
 

@@ -1,0 +1,94 @@
+"""Landmarks of a video as JSON or CSV, written frame by frame: what was computed is in the file whatever comes after."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data import Layout
+from ..face import Face
+from .reading import VideoError
+
+
+class LandmarkWriter:
+    """Appends frames to a file beside its place, which takes its place when it is closed."""
+
+    def __init__(self, path: str | Path) -> None:
+        """
+        Raises:
+            VideoError: if the file cannot be written.
+        """
+        self.path = Path(path).expanduser()
+        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("w", newline="")
+        except OSError as error:
+            raise VideoError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def write(self, frame: int, time: float, faces: Sequence[Face]) -> None:
+        """Appends the faces of a frame; `time` in seconds."""
+        raise NotImplementedError
+
+    def close(self, complete: bool = True) -> None:
+        """Ends the file; a second call does nothing."""
+        if not self._file.closed:
+            self._end(complete)
+            self._file.close()
+            os.replace(self._partial, self.path)
+
+    def _end(self, complete: bool) -> None:
+        pass
+
+
+class JsonLandmarks(LandmarkWriter):
+    """A document with the given facts, ``"frames"``, and whether it is ``"complete"``.
+
+    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset"}, ...]}``. Points and
+    deviations are in pixels.
+    """
+
+    def __init__(self, path: str | Path, facts: dict[str, Any]) -> None:
+        super().__init__(path)
+        head = json.dumps(facts)
+        self._file.write(head[:-1] + (", " if facts else "") + '"frames": [')
+        self._separator = "\n"
+
+    def write(self, frame: int, time: float, faces: Sequence[Face]) -> None:
+        entry = {"frame": frame, "time": round(time, 6), "faces": [face_record(face) for face in faces]}
+        self._file.write(self._separator + json.dumps(entry))
+        self._separator = ",\n"
+
+    def _end(self, complete: bool) -> None:
+        self._file.write(f'\n], "complete": {json.dumps(complete)}}}\n')
+
+
+class CsvLandmarks(LandmarkWriter):
+    """A row a face: frame, time, face, reset, x1, y1, x2, y2 of its box, then x, y and std of each landmark; in pixels."""
+
+    def __init__(self, path: str | Path, layout: Layout) -> None:
+        super().__init__(path)
+        self._rows = csv.writer(self._file)
+        names = [f"{what}_{i}" for i in range(layout.count) for what in ("x", "y", "std")]
+        self._rows.writerow(["frame", "time", "face", "reset", "x1", "y1", "x2", "y2", *names])
+
+    def write(self, frame: int, time: float, faces: Sequence[Face]) -> None:
+        for face in faces:
+            r = face_record(face)
+            values = [v for (x, y), s in zip(r["points"], r["std"], strict=True) for v in (x, y, s)]
+            self._rows.writerow([frame, round(time, 6), r["id"], r["reset"] or "", *r["box"], *values])
+
+
+def face_record(face: Face) -> dict[str, Any]:
+    """A face as plain numbers: pixels to a hundredth, deviations to a thousandth."""
+    return {
+        "id": face.id,
+        "box": [round(v, 2) for v in face.box],
+        "points": [[round(float(x), 2), round(float(y), 2)] for x, y in face.points],
+        "std": [round(float(v), 3) for v in face.std],
+        "reset": face.reset,
+    }

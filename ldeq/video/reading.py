@@ -1,0 +1,166 @@
+"""Video files as upright RGB frames with their times, whatever PyAV can decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Edit lists hide a few of the frames that a file declares; more than this share of them missing is damage.
+MISSING_SHARE = 0.02
+MISSING_FRAMES = 2
+
+DEFAULT_RATE = Fraction(25)
+
+
+class VideoError(ValueError):
+    """A video that cannot be read or written; the message says what to do."""
+
+
+def require_av() -> ModuleType:
+    """PyAV.
+
+    Raises:
+        VideoError: if it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise VideoError('videos need PyAV, which is not installed: pip install "ldeq[video]"') from error
+    return av
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame.
+
+    Attributes:
+        index: from 0.
+        time: seconds since the start of the file, strictly increasing.
+        image: `(H, W, 3)` RGB uint8, upright.
+    """
+
+    index: int
+    time: float
+    image: NDArray[np.uint8]
+
+
+class VideoReader:
+    """Frames of a video file, in order.
+
+    ```python
+    with VideoReader("in.mp4") as video:
+        for frame in video:
+            frame.image, frame.time
+        video.problem           # what was wrong with the file, or None
+    ```
+
+    The rotation in the file's metadata is applied, and frames keep their own times, so that a variable frame rate survives.
+    A file that stops in the middle gives what comes before it; `problem` then says so.
+
+    Attributes:
+        path: the file.
+        width: of an upright frame in pixels.
+        height: the same.
+        rate: average frames a second, the declared one.
+        count: frames that the file declares, or None where it does not say.
+        rotation: degrees that a stored frame is turned counterclockwise to be upright: 0, 90, 180, 270.
+        has_audio: whether there is sound.
+        problem: what was wrong, in a sentence, known once the frames have been read; None if nothing was.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """
+        Raises:
+            VideoError: if PyAV or the file is missing, or the file holds no frame that can be decoded.
+        """
+        self._av = require_av()
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            what = "it is a folder" if self.path.is_dir() else "there is no such file"
+            raise VideoError(f"cannot read the video {self.path}: {what}")
+        if self.path.stat().st_size == 0:
+            raise VideoError(f"cannot read the video {self.path}: the file is empty")
+        try:
+            self._container: Any = self._av.open(str(self.path), metadata_errors="ignore")
+        except self._av.error.FFmpegError as error:
+            raise VideoError(
+                f"cannot read the video {self.path}: it is damaged, incomplete or no video ({error.strerror})"
+            ) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError(f"cannot read the video {self.path}: it holds no pictures, only sound or data")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.has_audio = bool(self._container.streams.audio)
+        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_RATE)
+        self.count: int | None = self._stream.frames or None
+        self.start = (self._container.start_time or 0) / self._av.time_base
+        self.problem: str | None = None
+        self._damaged = 0
+        self._decoded = self._decode()
+        self._next: Any = next(self._decoded, None)
+        if self._next is None:
+            self._container.close()
+            reason = self.problem or "none of its frames can be decoded"
+            raise VideoError(f"cannot read the video {self.path}: {reason}")
+        self.rotation = round(self._next.rotation / 90) * 90 % 360
+        self._size = (self._next.width, self._next.height)
+        self.width, self.height = self._size if self.rotation % 180 == 0 else self._size[::-1]
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        index, last = 0, -float("inf")
+        while self._next is not None:
+            frame, self._next = self._next, None
+            time = float("-inf") if frame.time is None else frame.time - self.start
+            if not time > last:  # without a time, or a second time the same one
+                time = last + float(1 / self.rate) if index else 0.0
+            last = time
+            yield VideoFrame(index, time, self._picture(frame))
+            index += 1
+            self._next = next(self._decoded, None)
+        if self.problem is None and self.count is not None:
+            missing = self.count - index
+            if missing > max(MISSING_FRAMES, MISSING_SHARE * self.count):
+                self.problem = f"{self.path} is incomplete: {index} of its {self.count} frames could be read"
+        if self.problem is None and self._damaged:
+            self.problem = f"{self.path} is damaged: {self._damaged} of its packets could not be decoded"
+
+    def _picture(self, frame: Any) -> NDArray[np.uint8]:
+        if (frame.width, frame.height) != self._size:  # some files change their size on the way
+            frame = frame.reformat(width=self._size[0], height=self._size[1], format="rgb24")
+        image = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(image, self.rotation // 90)) if self.rotation else image
+
+    def _decode(self) -> Iterator[Any]:
+        packets = self._container.demux(self._stream)
+        count = 0
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._av.error.FFmpegError as error:
+                self.problem = f"{self.path} cannot be read beyond frame {count} ({error.strerror})"
+                return
+            try:
+                frames = packet.decode()
+            except self._av.error.FFmpegError:
+                # One bad packet need not be the end: decoders pick up at the next key frame.
+                self._damaged += 1
+                continue
+            for frame in frames:
+                count += 1
+                yield frame
