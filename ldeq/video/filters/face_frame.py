@@ -43,12 +43,24 @@ class FaceFrameSettings:
     """How much of the pose's velocity is carried forward, 0 to 1."""
     speed_cutoff: float = 3.0
     """Hz of the low-pass of the speeds."""
+    pose_gate: float = math.inf
+    """Innovations beyond this many of their standard deviations count as outliers."""
+    bend_gate: float = math.inf
+    opening_gate: float = math.inf
+    detail_gate: float = math.inf
+    consensus: float = math.inf
+    """Landmarks that move unlike the others, by this many of the median innovation, count less in pose and modes."""
+    caution: float = 2.0
+    """Exponent: noise grows with (std / the landmark's usual std) to this power, on top of std itself. What hides a face
+    widens its heatmaps by half, and makes their means wrong by far more than that."""
+    usual: float = 2.0
+    """Seconds over which a landmark's usual std is taken."""
     std_floor: float = 0.01
     """Smallest standard deviation of a landmark, and every landmark's where the model gives none."""
 
     def __post_init__(self) -> None:
-        positive(self, "speed_cutoff", "std_floor")
-        names = [n for n in self.__dataclass_fields__ if n not in ("speed_cutoff", "std_floor")]
+        positive(self, "speed_cutoff", "std_floor", "usual")
+        names = [n for n in self.__dataclass_fields__ if n not in ("speed_cutoff", "std_floor", "usual")]
         not_negative(self, *names)
 
 
@@ -77,6 +89,7 @@ class Walk:
         share: float | Array,
         speed_gain: float,
         trend: float = 0.0,
+        gate: float | Array = math.inf,
     ) -> Array:
         predicted = self.x + self.v * dt if trend else self.x
         innovation = y - predicted
@@ -85,7 +98,10 @@ class Walk:
             self.seen = self.seen + speed_gain * ((y - self.x) / dt - self.seen)
             squared = self.seen**2
             p = p + (share * dt) ** 2 * (squared.sum(-1, keepdims=True) if self.vectors else squared)
-        gain = p / np.maximum(p + variance, 1e-30)
+        total = np.maximum(p + variance, 1e-30)
+        square = innovation**2
+        square = square.mean(-1, keepdims=True) if self.vectors else square
+        gain = p / np.maximum(p + variance * (1 + square / (np.square(gate) * total)), 1e-30)
         self.x = predicted + gain * innovation
         self.p = (1 - gain) * p
         if trend:
@@ -112,7 +128,8 @@ class FaceFrame(CausalFilter):
         self._reference = pose.undo(y)
         self._modes = face_modes(self.layout, self._reference)
         scale = np.exp(pose.log_scale)
-        variance = self._variance(std, y, scale)
+        self._usual: Array | None = None
+        variance = self._variance(std, y, scale, 0.0)
         pose_variance = self._pose_variance(variance)
         self._shift = Walk(pose.shift, pose_variance * (scale**2)[..., None], vectors=True)
         self._turn = Walk(np.stack([pose.log_scale, pose.angle], -1), pose_variance)
@@ -124,58 +141,101 @@ class FaceFrame(CausalFilter):
         s = self.settings
         # The scale of the last frame turns pixels into radii: the newest is not filtered yet.
         scale = np.exp(self._turn.x[..., 0])
-        variance = self._variance(std, y, scale)
+        variance = self._variance(std, y, scale, dt)
         speed_gain = float(smoothing_gain(s.speed_cutoff, dt))
 
-        weights = np.where(self._rigid, 1 / variance, 0) if s.noise else self._rigid * np.ones(y.shape[:-1])
-        pose = fit_similarity(self._reference, y, weights)
+        fields = self._modes.fields
+        flat = fields.reshape(*fields.shape[:-3], -1, fields.shape[-1])
+
+        def spread(c: Array) -> Array:
+            return (flat @ c[..., None]).reshape(y.shape)
+
+        # What is new in this frame: measured against the filtered shape, where weights that come and go (a hand before the
+        # face) move nothing by themselves.
+        shape = self._reference + spread(self._coefficients.x) + self._detail.x
+        precision = 1 / variance if s.noise else np.ones_like(variance)
+        pose = fit_similarity(shape, y, precision * self._rigid)
+        innovation = pose.undo(y) - shape
+        if s.consensus < math.inf:
+            square = (innovation**2).sum(-1)
+            usual = np.median(square, -1, keepdims=True)
+            precision = precision / (1 + square / np.maximum(s.consensus**2 * usual, 1e-30))
+            pose = fit_similarity(shape, y, precision * self._rigid)
+            innovation = pose.undo(y) - shape
         angle = self._turn.x[..., 1] + _wrap(pose.angle - self._turn.x[..., 1])
-        shape = pose.undo(y) - self._reference
+        change = self._solve(flat, np.repeat(precision, 2, -1), innovation)
 
         pose_variance = self._pose_variance(variance)
         unit = scale[..., None]
         shift = self._shift.step(
-            pose.shift, pose_variance * unit**2, dt, s.pose_process * unit, s.pose_speed, speed_gain, s.trend
+            pose.shift, pose_variance * unit**2, dt, s.pose_process * unit, s.pose_speed, speed_gain, s.trend, s.pose_gate
         )
         turn = self._turn.step(
-            np.stack([pose.log_scale, angle], -1), pose_variance, dt, s.pose_process, s.pose_speed, speed_gain, s.trend
+            np.stack([pose.log_scale, angle], -1),
+            pose_variance,
+            dt,
+            s.pose_process,
+            s.pose_speed,
+            speed_gain,
+            s.trend,
+            s.pose_gate,
         )
+        process, share, gate = (np.empty(change.shape[-1]) for _ in range(3))
+        bend, opening = self._modes.bend, self._modes.opening
+        process[bend], process[opening] = s.bend_process, s.opening_process
+        share[bend], share[opening] = s.bend_speed, s.opening_speed
+        gate[bend], gate[opening] = s.bend_gate, s.opening_gate
+        detail = self._detail.x + innovation - spread(change)
+        c = self._coefficients.x + change
+        c = self._coefficients.step(c, self._mode_variance(variance), dt, process, share, speed_gain, 0.0, gate)
+        walk = np.where(self._lively, s.lively_process, s.detail_process)[:, None]
+        detail = self._detail.step(detail, variance[..., None], dt, walk, s.detail_speed, speed_gain, 0.0, s.detail_gate)
+        shape = self._reference + spread(c) + detail
+        self._gauge(shape)
+        return Similarity(shift, turn[..., 0], turn[..., 1]).apply(shape)
 
-        fields = self._modes.fields
-        flat = fields.reshape(*fields.shape[:-3], -1, fields.shape[-1])
-        w = np.repeat(1 / np.maximum(variance, 1e-30) if s.noise else np.ones_like(variance), 2, -1)
-        weighted = flat * w[..., None]
+    @staticmethod
+    def _solve(flat: Array, weights: Array, target: Array) -> Array:
+        """The modes `(..., M)` that explain a displacement `(..., K, 2)` best, by weighted least squares."""
+        weighted = flat * weights[..., None]
         gram = np.swapaxes(weighted, -1, -2) @ flat
         # Fields that nearly coincide (a closed mouth) share their motion instead of cancelling each other.
         ridge = 1e-6 * np.trace(gram, axis1=-2, axis2=-1)[..., None, None] + 1e-30
-        gram = gram + ridge * np.eye(flat.shape[-1])
-        right = np.swapaxes(weighted, -1, -2) @ shape.reshape(*shape.shape[:-2], -1, 1)
-        c = np.linalg.solve(gram, right)[..., 0]
-        process = np.empty(c.shape[-1])
-        process[self._modes.bend], process[self._modes.opening] = s.bend_process, s.opening_process
-        detail = shape - (flat @ c[..., None]).reshape(shape.shape)
-        share = np.empty(c.shape[-1])
-        share[self._modes.bend], share[self._modes.opening] = s.bend_speed, s.opening_speed
-        c = self._coefficients.step(c, self._mode_variance(variance), dt, process, share, speed_gain)
-        walk = np.where(self._lively, s.lively_process, s.detail_process)[:, None]
-        detail = self._detail.step(detail, variance[..., None], dt, walk, s.detail_speed, speed_gain)
-        smooth = self._reference + (flat @ c[..., None]).reshape(shape.shape) + detail
-        return Similarity(shift, turn[..., 0], turn[..., 1]).apply(smooth)
+        right = np.swapaxes(weighted, -1, -2) @ target.reshape(*target.shape[:-2], -1, 1)
+        return np.linalg.solve(gram + ridge * np.eye(flat.shape[-1]), right)[..., 0]
 
-    def _variance(self, std: Array | None, y: Array, scale: Array) -> Array:
+    def _gauge(self, shape: Array) -> None:
+        """Hands what the shape has of a similarity over to the pose, so that the shape stays upright and of size 1."""
+        drift = fit_similarity(self._reference, shape, self._rigid * np.ones(shape.shape[:-1]))
+        self._detail.x = self._detail.x + drift.undo(shape) - shape
+        scale, angle = np.exp(self._turn.x[..., 0]), self._turn.x[..., 1]
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        dx, dy = drift.shift[..., 0], drift.shift[..., 1]
+        self._shift.x = self._shift.x + np.stack([cos * dx - sin * dy, sin * dx + cos * dy], -1)
+        self._turn.x = self._turn.x + np.stack([drift.log_scale, drift.angle], -1)
+
+    def _variance(self, std: Array | None, y: Array, scale: Array, dt: float) -> Array:
         """Measurement variance of each landmark `(..., K)`, in squared radii."""
         s = self.settings
         if std is None:
             return np.full(y.shape[:-1], (s.noise * s.std_floor) ** 2)
-        return (s.noise * np.maximum(std / scale[..., None], s.std_floor)) ** 2
+        log = np.log(np.maximum(std / scale[..., None], s.std_floor))
+        if self._usual is None:
+            self._usual = log
+        above = log - self._usual
+        # Upward four times slower: a hand before the face must not become usual while it passes.
+        self._usual = self._usual + np.where(above > 0, 0.25, 1.0) * dt / (s.usual + dt) * above
+        return s.noise**2 * np.exp(2 * (log + s.caution * np.maximum(above, 0)))
 
     def _pose_variance(self, variance: Array) -> Array:
-        return variance[..., self._rigid].mean(-1, keepdims=True)
+        """`(..., 1)`: the harmonic mean over the rigid landmarks, since those that are seen tell the pose of all."""
+        return 1 / np.maximum((1 / np.maximum(variance[..., self._rigid], 1e-30)).mean(-1, keepdims=True), 1e-30)
 
     def _mode_variance(self, variance: Array) -> Array:
-        """Of each mode `(..., M)`: the mean of the landmarks' variances under its field."""
+        """Of each mode `(..., M)`: the harmonic mean of the landmarks' variances, weighted by its field."""
         power = (self._modes.fields**2).sum(-2)
-        return (power * variance[..., None]).sum(-2) / np.maximum(power.sum(-2), 1e-30)
+        precision = (power / np.maximum(variance, 1e-30)[..., None]).sum(-2) / np.maximum(power.sum(-2), 1e-30)
+        return 1 / np.maximum(precision, 1e-30)
 
 
 def _wrap(angle: Array) -> Array:
