@@ -5,5 +5,6 @@ from ._version import __version__
 from .implicit import DEQ
 from .landmarker import Face, Landmarker
 from .models import LDEQ, LDEQConfig
+from .ops.library import show_config
 
-__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "solvers"]
+__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "show_config", "solvers"]
