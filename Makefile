@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-device lint wheel bench bench-gpu clean
+.PHONY: demo test test-device lint wheel wheel-check bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
@@ -40,9 +40,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
-# py3-none-<platform>: one wheel for every Python 3 and every torch >= 2.10.
+# py3-none-<platform>: one wheel for every Python 3 and every torch >= 2.10, with the CUDA kernels for every GPU. Needs nvcc, but
+# neither a GPU nor a CUDA build of torch; `make wheel LDEQ_BUILD_CUDA=0` leaves them out.
 wheel: $(VENV)/.installed
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	LDEQ_BUILD_CPU=1 LDEQ_BUILD_CUDA=$${LDEQ_BUILD_CUDA:-1} \
+		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+# The wheel in fresh environments, with the oldest torch that it is for and with the one of development, outside the source tree.
+wheel-check: wheel $(VENV)/.installed-dev
+	$(BIN)/torch-abi-audit --check torch dist/ldeq-*.whl
+	$(PYTHON) .ci/check_wheel.py torch==2.10.0
+	$(PYTHON) .ci/check_wheel.py "$(TORCH)"
 
 # Minutes on a CPU: python -m pytest benchmarks/test_solvers.py runs one of them.
 bench: $(VENV)/.installed-dev
@@ -56,5 +64,5 @@ bench-gpu: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/table.py
 
 clean:
-	rm -f ldeq/_C.so ldeq/_build.json
+	rm -f ldeq/_C.so ldeq/_C_cuda.so ldeq/_build.json
 	rm -rf $(VENV) build dist *.egg-info demo .mypy_cache .ruff_cache .pytest_cache

@@ -109,7 +109,7 @@ class Toolchain:
             for arch in archs:
                 if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", arch) or _number(arch) not in known:
                     raise BuildError(
-                        f"LDEQ_CUDA_ARCHS has {arch!r}, which nvcc {self.toolkit} does not know; write it like \"8.6 9.0+PTX\""
+                        f'LDEQ_CUDA_ARCHS has {arch!r}, which nvcc {self.toolkit} does not know; write it like "8.6 9.0+PTX"'
                     )
             return archs
         if not self.forced_cuda:
@@ -172,6 +172,8 @@ class BuildNative(build_ext):
         # Not setuptools' own folder, which pip makes anew for every build.
         self.objects = ROOT / "build" / "native"
         self.tools = Toolchain(os.environ.get("LDEQ_BUILD_CUDA") == "1")
+        if self.tools.forced_cuda:  # before minutes of compiling
+            self.attempt("LDEQ_BUILD_CUDA", "cuda", "_C_cuda.so", lambda: {"cuda_archs": " ".join(self.tools.archs)})
         report = {"sources": source_hash()}
         report |= self.attempt("LDEQ_BUILD_CPU", "cpu", "_C.so", self.build_cpu)
         if report["cpu"] != "built":
@@ -188,7 +190,7 @@ class BuildNative(build_ext):
             return {kind: "built", **build()}
         except BuildError as error:
             if choice == "1":
-                raise SystemExit(f"error: {variable}=1, but {error}; or unset {variable}") from None
+                raise SystemExit(f"error: {variable}=1, but {error}") from None
             # An earlier build may have left one.
             (self.package / name).unlink(missing_ok=True)
             if kind == "cpu":
@@ -214,7 +216,9 @@ class BuildNative(build_ext):
             why = "torch sees no GPU" if torch.version.cuda else f"torch {torch.__version__} is a CPU build"
             raise BuildError(f"left out at installation, since {why}; LDEQ_BUILD_CUDA=1 builds them all the same")
         host = ",".join([*HOST, tools.prefix_map])
-        size = ["--compress-mode=size"] if tuple(map(int, tools.toolkit.split(".")[:2])) >= (12, 8) else ["-Xfatbin=-compress-all"]
+        size = (
+            ["--compress-mode=size"] if tuple(map(int, tools.toolkit.split(".")[:2])) >= (12, 8) else ["-Xfatbin=-compress-all"]
+        )
         common = [tools.nvcc, "-std=c++17", "-O3", *DEFINES, *tools.include, f"-Xcompiler={host}", *size]
         if "CXX" in os.environ:
             common.append(f"-ccbin={tools.cxx[-1]}")

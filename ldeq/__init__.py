@@ -6,5 +6,6 @@ from .face import Face
 from .implicit import DEQ
 from .landmarker import Landmarker
 from .models import LDEQ, LDEQConfig
+from .ops.library import show_config
 
-__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "solvers"]
+__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "show_config", "solvers"]

@@ -15,6 +15,7 @@ from .. import __version__
 from ..detection import DetectorError, detector_name
 from ..engine import CheckpointError, load_pretrained, shipped_models
 from ..ops import available_backends
+from ..ops.library import show_config
 
 
 @dataclass
@@ -57,6 +58,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "bf16": _bf16(),
         },
         "backends": available_backends(),
+        "kernels": show_config(verbose=False),
         "detector": {"faces": _detector()},
         "models": {name: _model(name) for name in shipped_models()} or {"none": "no model is shipped with this build"},
     }

@@ -21,10 +21,8 @@ def _load(name: str) -> str | None:
     """None if the library ldeq/``name`` is loaded now, else the reason why not, in one line."""
     path = _PACKAGE / name
     if not path.exists():
-        return build_report().get(
-            "cuda" if "cuda" in name else "cpu",
-            f"the native library {name} was not built; reinstall with pip install --no-build-isolation",
-        )
+        reason = build_report().get("cuda" if "cuda" in name else "cpu", "built")
+        return reason if reason != "built" else f"{name} is missing; reinstall with pip install --no-build-isolation"
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -49,7 +47,7 @@ def _load_cuda(cpu_missing: str | None) -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     if cpu_missing is not None:
-        return f"the operators' schemas are in the CPU library, and {cpu_missing}"
+        return f"the operators' schemas are in the CPU library: {cpu_missing}"
     return _load("_C_cuda.so") or unsupported(build_report(), driver_version(), gpu_capabilities())
 
 
@@ -86,7 +84,7 @@ def has_image(archs: str, gpu: tuple[int, int]) -> bool:
     """Machine code runs on its own major version from its minor version upwards, PTX on everything newer."""
     for arch in archs.split():
         major, minor = (int(part) for part in arch.removesuffix("+PTX").split("."))
-        if gpu[0] == major and gpu[1] >= minor or arch.endswith("+PTX") and gpu >= (major, minor):
+        if (gpu[0] == major and gpu[1] >= minor) or (arch.endswith("+PTX") and gpu >= (major, minor)):
             return True
     return False
 
@@ -134,3 +132,38 @@ MISSING: str | None = _load("_C.so")
 
 CUDA_MISSING: str | None = _load_cuda(MISSING)
 """Why the CUDA kernels cannot run here; None where they can."""
+
+
+def show_config(*, verbose: bool = True) -> dict[str, str]:
+    """What the native libraries of this installation are: compilers, architectures, hash of the sources, and whether they run here.
+
+    Args:
+        verbose: print it too.
+
+    Returns:
+        the same as a dictionary.
+    """
+    report, archs = build_report(), build_report().get("cuda_archs")
+    built_cuda = archs is not None and (_PACKAGE / "_C_cuda.so").exists()
+    toolkit = report.get("toolkit", "")
+    found = {
+        "sources": report.get("sources", "unknown"),
+        "built with": f"torch {report['torch']}; loads in torch 2.10 and newer" if "torch" in report else "nothing",
+        "cpu": f"built by {report['compiler']}" if "compiler" in report else "not built",
+        "cpu runs": MISSING or "yes",
+        "cuda": f"built by nvcc {report.get('nvcc')} for {archs}" if built_cuda else "not built",
+        "cuda runs": _reason(CUDA_MISSING) if CUDA_MISSING else "yes",
+    }
+    if built_cuda:
+        floor = DRIVER_FLOOR.get(toolkit.split(".")[0])
+        found["cuda needs"] = f"a driver for CUDA {toolkit}" + (f", {floor} or newer" if floor else "")
+    if verbose:
+        for name, value in found.items():
+            print(f"{name:<12} {value}")
+    return found
+
+
+def _reason(missing: str) -> str:
+    """Triton compiles for the GPU and driver that it finds, so it serves where ready-made kernels cannot."""
+    takes_over = torch.version.cuda is not None and driver_version() is not None
+    return f"no: {missing}" + ("; Triton takes over" if takes_over else "")

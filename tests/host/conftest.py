@@ -1,4 +1,4 @@
-"""Fixtures of the host build: see build.py."""
+"""Fixtures of the host build: see host_build.py."""
 
 import importlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from build import host_operators
+from host_build import host_operators
 
 from ldeq.ops import library
 

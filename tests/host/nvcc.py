@@ -54,7 +54,9 @@ def ptx(architecture: str) -> None:
     """Compiles to PTX, which GPUs newer than all of `ARCHITECTURES` take."""
     with tempfile.TemporaryDirectory() as folder:
         for unit in UNITS:
-            _nvcc(f"-gencode=arch=compute_{architecture},code=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/p.ptx")
+            _nvcc(
+                f"-gencode=arch=compute_{architecture},code=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/p.ptx"
+            )
 
 
 def _nvcc(*flags: str) -> str:

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from build import HERE, compile_once
+from host_build import HERE, compile_once
 
 # ThreadSanitizer's exit status after a report.
 RACE = 66
