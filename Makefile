@@ -6,20 +6,31 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-device lint wheel wheel-check bench bench-gpu clean
+.PHONY: demo test test-device test-gpu lint wheel wheel-check bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
 
 test: lint
 	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory test-device
 
-# Device code on its way into ldeq: the CUDA kernels built for the CPU, the Triton kernels in the interpreter, both ahead of time.
-# A process each, since Triton takes to its interpreter when it is first imported.
+# The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, the Triton kernels in the interpreter and ahead of
+# time. A process each, since Triton takes to its interpreter when it is first imported.
 test-device: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[device]"
 	$(BIN)/python -m pytest tests/host
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels tests/device
+
+# The same operators, solves and models on a GPU; then a part of them under compute-sanitizer, which sees accesses past the end
+# only where torch does not cut its allocations from larger ones.
+test-gpu: export LDEQ_TEST_DEVICE := cuda
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/device -rs
+	@if ! command -v compute-sanitizer; then echo "compute-sanitizer is not installed (CUDA toolkit): not run"; exit 0; fi; \
+	for tool in memcheck racecheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
+			$(BIN)/python -m pytest tests/device -k "against_float64 or float64_formula or reference_loop or writes_every" || exit 1; \
+	done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -37,7 +37,9 @@ def test_kernels_compile_within_their_budgets(tmp_path):
                 assert use["block_reads"] == (2 if "backward" in name else 1), f"{architecture} {name}: {use}"
             # Another compiler may allocate differently; it may not spill.
             if same_compiler:
-                assert use["registers"] <= budgets["kernels"][architecture][name]["registers"], f"{architecture} {name}: {use}"
+                recorded = budgets["kernels"][architecture].get(name)
+                assert recorded is not None, f"{architecture} {name} has no budget; run with LDEQ_FULL_MATRIX=1 LDEQ_RECORD=1"
+                assert use["registers"] <= recorded["registers"], f"{architecture} {name}: {use}"
 
 
 def test_every_kernel_is_compiled():
