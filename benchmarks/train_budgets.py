@@ -83,6 +83,8 @@ def train(budget: str, image_size: int, epochs: int, out: Path) -> dict[str, Any
     model.load_state_dict(trainer.evaluated.state_dict())
     faces = LandmarkDataset(open_faces(settings.data.val[0]), image_size, crop="landmarks", crop_scale=1.2, on_error="replace")
     scored = evaluate(model, faces)
+    made_with = asdict(settings)
+    del made_with["run"]["out"]  # of this machine
     return {
         "gradient": "jfb" if jfb else "implicit",
         "forward": forward,
@@ -95,7 +97,7 @@ def train(budget: str, image_size: int, epochs: int, out: Path) -> dict[str, Any
         "backward_residual": steps[-1]["backward_residual"],
         "images_per_s": statistics.median(row["images_per_s"] for row in steps),
         "threads": torch.get_num_threads(),
-        "settings": asdict(settings),
+        "settings": made_with,
     }
 
 
