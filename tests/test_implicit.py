@@ -679,7 +679,8 @@ from ldeq import LDEQ
 def peak(gradient, max_iter, solver):
     torch.manual_seed(0)
     budget = {"max_iter": max_iter, "backward_max_iter": max_iter, "tol": 0.0}
-    model = LDEQ.tiny(landmarks=5, image_size=96, solver=solver, m=3, gradient=gradient, **budget)
+    history = {"m": 3} if solver == "anderson" else {}
+    model = LDEQ.tiny(landmarks=5, image_size=96, solver=solver, gradient=gradient, **budget, **history)
     model(torch.randn(4, 3, 96, 96)).landmarks.sum().backward()
     # Not ru_maxrss: a child starts with the mark of the process that it was forked from.
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
