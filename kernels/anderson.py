@@ -20,6 +20,8 @@ from .progress import SAVES, SUM, measure, measure_batch, padded, record, sum_ti
 # Elements of a tile by history length: 16 history rows of 512 are as many registers as 8 of 1024.
 TILE = {1: 1024, 2: 1024, 4: 1024, 8: 1024, 16: 512}
 WARPS = 4
+# Four spill a few registers where rows are not aligned.
+GRAM_WARPS = 8
 
 # The constants of ldeq/solvers/anderson.py, which says where they come from.
 _PIVOT_FLOOR = tl.constexpr(1e-7)
@@ -205,7 +207,7 @@ def launch_step(
     moves, cast = x_next is not None, x_next is not None and x_cast is not None
     anderson_gram[(batch * tiles,)](
         f_ring[slot], x, g_ring, partials, flags, size, stride, width, tiles, m + 2, n, slot,
-        MOVES=moves, BATCH=batch_stop, N=rows, BLOCK=block, num_warps=WARPS,
+        MOVES=moves, BATCH=batch_stop, N=rows, BLOCK=block, num_warps=GRAM_WARPS,
     )  # fmt: skip
     if batch_stop:
         measure_batch[(batch,)](partials, residuals, tiles, m + 2, n, RELATIVE=relative, SUM=SUM, num_warps=1)

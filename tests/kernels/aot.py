@@ -75,7 +75,7 @@ def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
             for even in (True, False) if everything else (True,):
                 name = f"{dtype} g {g} m {rows}{'' if even else ' odd'}"
                 gram = {"MOVES": True, "BATCH": False, "N": rows, "BLOCK": block}
-                yield Case(f"anderson_gram {name}", "anderson", "anderson_gram", gram, 4, types, even)
+                yield Case(f"anderson_gram {name}", "anderson", "anderson_gram", gram, 8, types, even)
                 mix = {**cast, "DAMPED": True, "N": rows, "BLOCK": block}
                 yield Case(f"anderson_mix {name}", "anderson", "anderson_mix", mix, 4, types, even)
     for even in (True, False) if everything else (True,):
