@@ -1,5 +1,5 @@
-"""Installs the newest wheel of dist/ into a fresh environment, and runs `ldeq doctor` and the operators' tests there, outside the
-source tree.
+"""Installs the newest wheel of dist/ into a fresh environment, and runs `ldeq doctor` and the operators' tests there, outside
+the source tree.
 
     python .ci/check_wheel.py torch==2.10.0
 """
