@@ -1,16 +1,18 @@
-"""What pyproject.toml cannot say: the native libraries, and that ``kernels/`` at the top level is installed as ``ldeq.kernels``.
+"""What pyproject.toml cannot say: the native libraries, and that top-level ``kernels/`` is installed as ``ldeq.kernels``.
 
-`ldeq/_C.so` (schemas and CPU kernels) and `ldeq/_C_cuda.so` (CUDA kernels) use torch's stable ABI and nothing of Python's, so that
-one file serves every torch >= 2.10 and every Python 3. They are built by the compilers directly: some files are compiled once per
-instruction set, and nvcc works with a CPU build of torch and without a GPU. Without a compiler or without torch at hand ldeq installs
-all the same, and `ldeq doctor` quotes the reason; build with ``pip install --no-build-isolation``, or the build sees no torch.
+`ldeq/_C.so` (schemas and CPU kernels) and `ldeq/_C_cuda.so` (CUDA kernels) use torch's stable ABI and nothing of Python's, so
+that one file serves every torch >= 2.10 and every Python 3. They are built by the compilers directly: some files are compiled
+once per instruction set, and nvcc works with a CPU build of torch and without a GPU. Without a compiler or without torch at
+hand ldeq installs all the same, and `ldeq doctor` quotes the reason; build with ``pip install --no-build-isolation``, or the
+build sees no torch.
 
 Environment:
     LDEQ_BUILD_CPU: 0 leaves the native libraries out; 1 makes it an error where the CPU kernels cannot be built.
-    LDEQ_BUILD_CUDA: 0 leaves the CUDA kernels out; 1 builds them for all architectures, and makes it an error where they cannot be
-        built. Otherwise they are built where torch sees a GPU, for that GPU.
+    LDEQ_BUILD_CUDA: 0 leaves the CUDA kernels out; 1 builds them for all architectures, and makes it an error where they
+        cannot be built. Otherwise they are built where torch sees a GPU, for that GPU.
     LDEQ_CUDA_ARCHS, TORCH_CUDA_ARCH_LIST: which architectures instead, like "8.6 9.0+PTX".
-    CXX, CUDA_HOME, MAX_JOBS: the C++ compiler (c++), where CUDA is (nvcc on PATH), and how many files to compile at once (all cores).
+    CXX, CUDA_HOME, MAX_JOBS: the C++ compiler (c++), where CUDA is (nvcc on PATH), and how many files to compile at once
+        (all cores).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Installs the newest wheel of dist/ into a fresh environment, and runs `ldeq doctor` and the operators' tests there, outside the
-source tree.
+"""Installs the newest wheel of dist/ into a fresh environment, and runs `ldeq doctor` and the operators' tests there, outside
+the source tree.
 
     python .ci/check_wheel.py torch==2.10.0
 """
@@ -32,7 +32,7 @@ def main(torch: str) -> None:
         def run(*command: str) -> None:
             subprocess.run(command, cwd=folder, env=environment, check=True)
 
-        run(python, "-m", "pip", "install", "--quiet", torch, str(wheel), "pytest", "hypothesis")
+        run(python, "-m", "pip", "install", "--quiet", torch, str(wheel), "pytest", "hypothesis", "torch-abi-audit")
         run(python, "-c", "import ldeq, sys; assert 'site-packages' in ldeq.__file__, ldeq.__file__; ldeq.show_config()")
         run(f"{folder}/venv/bin/ldeq", "doctor")
         shutil.copytree(ROOT / "tests" / "ops", f"{folder}/tests")

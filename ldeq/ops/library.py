@@ -135,7 +135,7 @@ CUDA_MISSING: str | None = _load_cuda(MISSING)
 
 
 def show_config(*, verbose: bool = True) -> dict[str, str]:
-    """What the native libraries of this installation are: compilers, architectures, hash of the sources, and whether they run here.
+    """What the native libraries of this installation are: compilers, architectures, source hash, and whether they run here.
 
     Args:
         verbose: print it too.

@@ -1,4 +1,4 @@
-"""Builds the device code for the CPU, once per state of its sources: the operators for torch, and a program for the sanitizers."""
+"""Builds the device code for the CPU, once per state of its sources: operators for torch, a program for the sanitizers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The CUDA operators of the solvers, run on the CPU: step by step against the CPU operators and the formula, solve by solve against
-the reference loop."""
+"""The CUDA operators of the solvers, run on the CPU: step by step against the CPU operators and the formula, solve by solve
+against the reference loop."""
 
 import math
 import re

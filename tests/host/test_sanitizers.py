@@ -42,9 +42,12 @@ def test_no_race_and_right_results(races):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize(("which", "sync"), [*(("softargmax", k) for k in range(3)), *(("solvers", k) for k in range(3))])
+@pytest.mark.parametrize(("which", "sync"), [*(("softargmax", k) for k in range(3)), ("solvers", 0)])
 def test_every_barrier_is_needed(races, which, sync):
-    """Proof that the check above can fail: without any one __syncthreads there is a race, and it is seen."""
+    """Proof that the check above can fail: without any one __syncthreads there is a race, and it is seen.
+
+    The solvers' kernels have one barrier each, left out in all of them at once.
+    """
     result = run(races, which, str(sync))
     assert result.returncode == RACE and "data race" in result.stderr, result.stdout + result.stderr
 
