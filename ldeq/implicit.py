@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .implicit_graphs import SolveGraphs
 from .solvers import Injected, Solution, Status, fixed_point
 from .solvers.solution import check_choice
 
@@ -53,24 +55,32 @@ class DEQ(nn.Module):
         backward_solver: Solver | None = None,
         phantom_steps: int = 1,
         final_evaluation: bool = True,
+        cuda_graphs: bool = False,
     ) -> None:
         """
         Args:
             cell: maps the state `(B, ...)` and the injection x to a new state of the same shape; a module or a function.
                 x is a tensor or any structure of tensors.
-            solver: ``solver(f, z0) -> Solution``; set its options with `functools.partial`.
+            solver: ``solver(f, z0) -> Solution``; set its options with `functools.partial`. Its f can be narrowed to some
+                samples (`compact`) if x can, see `Injected`.
             gradient: ``"implicit"``, by the backward solve; ``"jfb"``, Jacobian-free (Fung et al. 2022): the last
                 `phantom_steps` evaluations are differentiated and nothing else; ``"unrolled"``, through every step of
                 the solver.
             backward_solver: solver of u = J^T u + dL/dz, from zeros; the forward one if None. The first evaluation at
                 zeros is dL/dz itself and costs nothing. Its stop should be relative: gradients have no scale of their own.
-                It should return f: where J expands, the best x is the start, a gradient of zero, and the best f is dL/dz.
+                It returns f, whatever a partial says of `returns`: where J expands, the best x can be the start, a gradient
+                of zero. With `compact`, the solver's own work shrinks, but not the vector-Jacobian
+                product: it is that of one recorded evaluation of the whole batch.
             phantom_steps: tracked evaluations at the end for ``"jfb"``, >= 1 (phantom gradients, Geng et al. 2021).
             final_evaluation: evaluate the cell once more at the solution (`phantom_steps` times for ``"jfb"``) when autograd
                 does not record, so that training and inference give the same numbers. Off saves that evaluation.
+            cuda_graphs: on a CUDA device, capture the forward solve and the backward solve, each whole, and replay them for
+                later calls with the same shapes, dtypes and modes (up to 8 of them). Needs solvers with ``check_every=0`` and
+                a cell that reads nothing but its parameters and buffers, z and x. Where a capture is impossible the solve
+                runs as it would without, one warning says why, and so does ``deq.graphs.reason``.
 
         Raises:
-            ValueError: for an unknown `gradient` or `phantom_steps` below 1.
+            ValueError: for an unknown `gradient`, `phantom_steps` below 1, or a backward solve with ``stop="motion"``.
         """
         super().__init__()
         check_choice("gradient", gradient, GRADIENTS)
@@ -79,9 +89,12 @@ class DEQ(nn.Module):
         self.cell = cell
         self.solver = solver
         self.gradient = gradient
-        self.backward_solver = backward_solver
+        self.backward_solver = backward_solver or solver
+        if gradient == "implicit":
+            self.backward_solver = _backward_solver(self.backward_solver)
         self.phantom_steps = phantom_steps
         self.final_evaluation = final_evaluation
+        self.graphs = SolveGraphs() if cuda_graphs else None
 
     def forward(self, z0: Tensor, x: Any) -> tuple[Tensor, Solution]:
         """
@@ -95,7 +108,18 @@ class DEQ(nn.Module):
         if self.gradient == "unrolled":
             sol = self.solver(Injected(self.cell, x), z0)
             return (self.cell(sol.value, x) if self.final_evaluation else sol.value), sol
+        if self.graphs is not None and not _recorded_elsewhere(z0):
+            solvers = [self.solver]
+            if torch.is_grad_enabled() and self.gradient == "implicit":
+                solvers.append(self.backward_solver)
+            replayed = self.graphs(self._solve, self.cell, solvers, z0, x)
+            if replayed is not None:
+                return replayed
+        z, sol, adjoint = self._solve(z0, x)
+        return (z if adjoint is None else _ReplaceGradient.apply(z, adjoint, sol)), sol
 
+    def _solve(self, z0: Tensor, x: Any) -> tuple[Tensor, Solution, _AdjointSolve | None]:
+        """The solve without a graph, and the evaluations after it. An adjoint solve must then replace the gradient of z."""
         with torch.no_grad():
             sol = self.solver(Injected(self.cell, x), z0)
         recording = torch.is_grad_enabled()
@@ -104,54 +128,86 @@ class DEQ(nn.Module):
             steps = self.phantom_steps if self.gradient == "jfb" else 1
             for _ in range(steps if recording or self.final_evaluation else 0):
                 z = self.cell(z, x)
-            return z, sol
+            return z, sol, None
 
         z_star = sol.value.detach().requires_grad_()
         z = self.cell(z_star, x)
         if not z.requires_grad:  # a cell that ignores its state, and nothing else to differentiate
-            return z, sol
-        adjoint = _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver or self.solver, sol)
-        return _ReplaceGradient.apply(z, adjoint), sol
+            return z, sol, None
+        return z, sol, _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver)
 
 
 class _AdjointSolve:
     """Solves u = J^T u + dL/dz with the vector-Jacobian product of one recorded evaluation."""
 
-    def __init__(self, z_star: Tensor, output: GradientEdge, solver: Solver, forward: Solution) -> None:
-        self.z_star, self.output, self.solver, self.forward = z_star, output, solver, forward
+    def __init__(self, z_star: Tensor, output: GradientEdge, solver: Solver) -> None:
+        self.z_star, self.output, self.solver = z_star, output, solver
         # Autograd runs a GPU's backward in a thread of its own, where the choice of `use_backend` would be lost.
         self.context = copy_context()
 
-    def __call__(self, grad: Tensor) -> Tensor:
+    def __call__(self, grad: Tensor) -> tuple[Tensor, Solution]:
+        """u `(B, ...)`, and the solution that it came from."""
         return self.context.copy().run(self._solve, grad)
 
-    def _solve(self, grad: Tensor) -> Tensor:
-        at_start = True
-
-        def f(u: Tensor) -> Tensor:
-            nonlocal at_start
-            if at_start:  # J^T 0 = 0: no product needed
-                at_start = False
-                return grad
-            (product,) = torch.autograd.grad(self.output, self.z_star, u, retain_graph=True, allow_unused=True)
-            return grad if product is None else product + grad
-
-        sol = self.solver(f, torch.zeros_like(grad))
-        self.forward.adjoint = replace(sol, value=sol.value.new_empty(0))
+    def _solve(self, grad: Tensor) -> tuple[Tensor, Solution]:
+        sol = self.solver(_Product(self.z_star, self.output, grad), torch.zeros_like(grad))
         # A NaN or infinite dL/dz goes on as it is: zeros in its place would hide an overflow from a gradient scaler.
         lost = (sol.status == Status.NONFINITE) & (sol.iterations == 1)
-        return torch.where(lost.reshape(-1, *[1] * (grad.ndim - 1)), grad, sol.value)
+        return torch.where(lost.reshape(-1, *[1] * (grad.ndim - 1)), grad, sol.value), sol
+
+
+class _Product:
+    """u -> J^T u + dL/dz, of all samples or of some."""
+
+    def __init__(self, z_star: Tensor, output: GradientEdge, grad: Tensor, rows: Tensor | None = None) -> None:
+        self.z_star, self.output, self.grad, self.rows = z_star, output, grad, rows
+        self.at_start = rows is None
+
+    def __call__(self, u: Tensor) -> Tensor:
+        if self.at_start:  # J^T 0 = 0: no product needed
+            self.at_start = False
+            return self.grad
+        if self.rows is not None:
+            # What was recorded is one evaluation of the whole batch; other samples than these are given nothing to pull back.
+            u = torch.zeros_like(self.z_star).index_copy(0, self.rows, u)
+        (product,) = torch.autograd.grad(self.output, self.z_star, u, retain_graph=True, allow_unused=True)
+        if product is None:
+            return self.grad
+        return self.grad + (product if self.rows is None else product[self.rows])
+
+    def select(self, rows: Tensor) -> _Product:
+        whole = rows if self.rows is None else self.rows[rows]
+        return _Product(self.z_star, self.output, self.grad[rows], whole)
+
+
+def _backward_solver(chosen: Solver) -> Solver:
+    options = chosen.keywords if isinstance(chosen, partial) else {}
+    if options.get("stop") == "motion":
+        raise ValueError(
+            "backward_solver cannot have stop='motion', whose tolerance is in units of the forward state; give it "
+            "stop='relative' and a tol of its own"
+        )
+    # As documented of `backward_solver`; and nothing could reach the trajectory.
+    own = {name: value for name, value in (("returns", "f"), ("trajectory", False)) if name in options}
+    return partial(chosen, **own) if own else chosen
+
+
+def _recorded_elsewhere(tensor: Tensor) -> bool:
+    """Whether a graph or a compiler is at work that this layer is part of."""
+    return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 class _ReplaceGradient(torch.autograd.Function):
     """Identity forward; backward hands the gradient to an `_AdjointSolve` and passes on its answer."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, adjoint: _AdjointSolve) -> Tensor:
-        ctx.adjoint = adjoint
+    def forward(ctx: Any, z: Tensor, adjoint: _AdjointSolve, forward: Solution) -> Tensor:
+        ctx.adjoint, ctx.forward_solution = adjoint, forward
         return z.view_as(z)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.adjoint(grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        u, solution = ctx.adjoint(grad)
+        ctx.forward_solution.adjoint = replace(solution, value=solution.value.new_empty(0))
+        return u, None, None

@@ -202,6 +202,126 @@ def test_the_backward_solve_has_its_own_budget_and_a_free_first_evaluation() -> 
     assert len(calls) == 6 + 1
 
 
+def stiff(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Slopes in [0, .95], the map that the ridge was measured on, and shifts; plain iteration needs hundreds of steps."""
+    generator = torch.Generator().manual_seed(4)
+    shift = torch.randn(4, 512, generator=generator, dtype=torch.float64)
+    return torch.linspace(0, 0.95, 512, dtype=torch.float64).to(dtype).requires_grad_(), shift.to(dtype).requires_grad_()
+
+
+def stiff_gradient_error(scale: float, dtype: torch.dtype, reduction: str, **options: Any) -> float:
+    slope, shift = stiff(dtype)
+    deq = DEQ(
+        lambda z, x: slope * z + x,
+        partial(anderson, tol=0.0, max_iter=60),
+        backward_solver=partial(anderson, tol=0.0, max_iter=30, **options),
+    )
+    z, _ = deq(torch.zeros_like(shift), shift)
+    got = torch.autograd.grad(scale * getattr(z.square(), reduction)(), (slope, shift))
+    a, b = (t.detach().double().requires_grad_() for t in (slope, shift))
+    want = torch.autograd.grad(scale * getattr((b / (1 - a)).square(), reduction)(), (a, b))
+    return max(relative_error(g, w) for g, w in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_thirty_backward_iterations_are_enough_for_a_mean_reduced_loss(dtype: torch.dtype, scale: float) -> None:
+    """The customary absolute ridge fails here, since such a loss makes small residuals."""
+    assert stiff_gradient_error(scale, dtype, "mean", m=10) <= 1e-4
+    if scale <= 1:
+        assert stiff_gradient_error(scale, dtype, "mean", m=10, ridge=-1e-4) > 0.05
+    # However short the history, the reduction of the loss does not enter; a shorter one is slower on such a map.
+    mean, total = (stiff_gradient_error(scale, dtype, reduction, m=6) for reduction in ("mean", "sum"))
+    assert mean == pytest.approx(total, rel=0.05)
+    assert mean < 1e-3
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_thirty_default_backward_iterations_are_enough_for_a_contraction(loss: str) -> None:
+    def output(cell: TanhCell, x: Tensor) -> Tensor:
+        budget = partial(anderson, tol=0.0, max_iter=30)
+        return DEQ(cell, partial(anderson, tol=1e-10), backward_solver=budget)(start(), x)[0]
+
+    expected = gradients(unrolled_to_convergence, LOSSES[loss])
+    for got, want in zip(gradients(output, LOSSES[loss]), expected, strict=True):
+        assert relative_error(got, want) <= 1e-4
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["inherited", "its own"])
+def test_a_backward_solve_returns_f_whatever_the_forward_one_does(backward: bool) -> None:
+    """Where the adjoint expands, the x of lowest residual is its start: a gradient of zero."""
+    grads = []
+    for returns in ("x", "f"):
+        cell, x = TanhCell(), injection().requires_grad_()
+        solver = partial(fixed_point, max_iter=4, returns=returns)
+        deq = DEQ(
+            lambda z, x, cell=cell: 50 * z @ cell.w.T + x @ cell.u.T, solver, backward_solver=solver if backward else None
+        )
+        z, sol = deq(start(), x)
+        z.sum().backward()
+        assert sol.adjoint is not None
+        assert not sol.adjoint.converged.any()
+        grads.append(x.grad)
+    assert grads[0] is not None
+    assert (grads[0].norm(dim=1) > 1).all()
+    assert torch.equal(grads[0], grads[1])
+
+
+def test_motion_is_no_stop_for_a_backward_solve() -> None:
+    moving = partial(anderson, stop="motion", observe=lambda z: z, tol=1e-6)
+    for solvers in ((moving, None), (anderson, moving)):
+        with pytest.raises(ValueError, match="backward_solver cannot have stop='motion'"):
+            DEQ(TanhCell(), solvers[0], backward_solver=solvers[1])
+    cell = TanhCell()
+    z, sol = DEQ(cell, moving, backward_solver=partial(anderson, tol=1e-8))(start(), injection())
+    z.sum().backward()
+    assert sol.motion is not None
+    assert (sol.motion <= 1e-6).all()
+    DEQ(cell, moving, gradient="jfb")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_compacted_solves_change_neither_result_nor_gradient(solver: str) -> None:
+    results, sizes = [], []
+    for share in (0.0, 0.9):
+        cell, x = TanhCell(), injection()
+        x[2:] *= 1e-3  # these take fewer evaluations: another slope of tanh
+        x = {"x": x.requires_grad_(), "one": torch.ones((), dtype=torch.float64)}
+
+        def sized(z: Tensor, x: dict[str, Tensor], cell: TanhCell = cell) -> Tensor:
+            sizes.append(len(z))
+            return cell(z, x["x"]) * x["one"]
+
+        sizes.clear()
+        deq = DEQ(sized, partial(SOLVERS[solver], tol=1e-9, max_iter=200, compact=share))
+        z, sol = deq(start(), x)
+        z.square().sum().backward()
+        assert sol.adjoint is not None
+        results.append((z, sol.iterations, sol.adjoint.iterations, cell.w.grad, x["x"].grad))
+    assert min(sizes) < 4
+    assert len(set(results[0][2].tolist())) > 1
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_compiled_cell_solves_and_trains_like_itself() -> None:
+    """Its first backward is one of many through the same evaluation: buffers must not be given away."""
+    results = []
+    for compiled in (False, True):
+        cell, x = TanhCell(), injection().requires_grad_()
+        inner = torch.compile(cell, backend="aot_eager") if compiled else cell
+        deq = DEQ(inner, partial(anderson, tol=1e-10))  # type: ignore[arg-type]
+        for _ in range(2):
+            z, sol = deq(start(), x)
+            z.square().sum().backward()
+        with torch.no_grad():
+            inferred, _ = deq(start(), x)
+        assert sol.adjoint is not None
+        results.append((z, inferred, sol.iterations, sol.adjoint.iterations, cell.w.grad, x.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
 @each_gradient
 def test_gradients_exist_in_eval_mode_and_are_the_same(gradient: str) -> None:
     grads = []

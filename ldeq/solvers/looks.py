@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ class Looks:
             )
         self.every = every
         self.lags = device.type == "cuda"
-        self._before: tuple[Tensor, torch.cuda.Event] | None = None
+        self._before: Callable[[], int] | None = None
 
     def count(self, active: Tensor, step: int) -> int | None:
         """How many samples go on after evaluation `step` (from 0), or after the look before; None where nothing is known.
@@ -42,11 +44,18 @@ class Looks:
         total = active.sum()
         if not self.lags:
             return int(total)
+        before, self._before = self._before, self._read_later(total)
+        return None if before is None else before()
+
+    @staticmethod
+    def _read_later(total: Tensor) -> Callable[[], int]:
+        """Starts a copy to the host; the function returned waits for it and for nothing that is queued after it."""
         copy = torch.empty((), dtype=total.dtype, pin_memory=True).copy_(total, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        before, self._before = self._before, (copy, event)
-        if before is None:
-            return None
-        before[1].synchronize()
-        return int(before[0])
+
+        def read() -> int:
+            event.synchronize()
+            return int(copy)
+
+        return read

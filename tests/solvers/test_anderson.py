@@ -217,7 +217,13 @@ def visited_with_a_jump(safeguards: bool, factor: float) -> tuple[list[Tensor], 
     return points, values
 
 
-def test_a_residual_that_jumps_drops_the_history_of_its_sample_alone() -> None:
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_residual_that_jumps_drops_the_history_of_its_sample_alone(backend: str) -> None:
+    with use_backend(backend):
+        _check_a_jump()
+
+
+def _check_a_jump() -> None:
     points, values = visited_with_a_jump(safeguards=True, factor=100.0)
     assert torch.equal(points[5][1], values[4][1])
     calm, calm_values = visited_with_a_jump(safeguards=True, factor=1.0)
