@@ -44,7 +44,8 @@ class LDEQConfig:
     tol: float = 1e-4
     """A sample stops at this residual, or motion of its landmarks, in the unit of `stop`."""
     backward_max_iter: int | None = None
-    """Evaluations of the backward solve, the first of which (at zero) is free; `max_iter` if None."""
+    """Evaluations of the backward solve, the first of which (at zero) is free; `max_iter` if None. The two settings of the
+    backward solve are for ``"implicit"`` alone, and may stay where another gradient is compared with it."""
     backward_tol: float | None = None
     """Tolerance of the backward solve, always relative; if None, `tol` where that is relative, too, else 1e-4."""
     stop: str = "relative"
@@ -109,7 +110,6 @@ class LDEQConfig:
             ("ridge", "solver", ("anderson",)),
             ("safeguards", "solver", ("anderson",)),
             ("phantom_steps", "gradient", ("jfb",)),
-            ("backward_tol", "gradient", ("implicit",)),
         ):
             value, default, chosen = getattr(self, name), type(self).__dataclass_fields__[name].default, getattr(self, choice)
             if value != default and chosen not in users:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SLOPE = 0.01
+
 
 def block(weights: Mapping[str, Tensor], name: str, v: Tensor, norm: str = "group", stride: int = 1) -> Tensor:
     """conv with bias -> LeakyReLU(0.01) -> norm, from the entries of a state dict."""
     kernel = weights[f"{name}.0.weight"]
     v = F.conv2d(v, kernel, weights[f"{name}.0.bias"], stride, padding=(kernel.shape[-1] - 1) // 2)
-    v = F.leaky_relu(v, 0.01)
+    v = F.leaky_relu(v, SLOPE)
     scale, shift = weights[f"{name}.2.weight"], weights[f"{name}.2.bias"]
     if norm == "group":
         return F.group_norm(v, 8, scale, shift)

@@ -112,7 +112,6 @@ def test_a_size_that_does_not_divide_names_the_nearest_that_does(preset: str, si
         ({"solver": "broyden", "safeguards": False}, "safeguards = False has no effect .*'broyden', only with anderson"),
         ({"solver": "broyden", "mixing": 0.5}, "mixing = 0.5 has no effect .*'broyden', only with anderson or fixed_point"),
         ({"phantom_steps": 3}, "phantom_steps = 3 has no effect with gradient 'implicit', only with jfb; leave it at 1"),
-        ({"gradient": "unrolled", "backward_tol": 1e-2}, "backward_tol = 0.01 has no effect with gradient 'unrolled'"),
     ],
     ids=str,
 )
