@@ -208,7 +208,9 @@ def test_a_state_that_drifted_is_solved_anew(lm: Landmarker) -> None:
     assert np.abs(second.points - first.points).mean() < 0.15 * (points.max() - points.min())
 
 
-@pytest.mark.parametrize("name, value", [("iters", 0), ("slack", -0.1), ("side_slack", -1), ("patience", 0), ("check_every", -1)])
+@pytest.mark.parametrize(
+    "name, value", [("iters", 0), ("slack", -0.1), ("side_slack", -1), ("patience", 0), ("check_every", -1)]
+)
 def test_settings_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be >= "):
         TrackingSettings(**{name: value})  # type: ignore[arg-type]
