@@ -108,8 +108,11 @@ class Eval:
             console.warn(f"{path} is left out: {reason}")
         scale = self.crop_scale or pretrained.crop_scale
         first, second = self._filters(self.baseline), self._filters(self.smooth)
-        for name in (*first, *second):
-            make_filter(name, data.layout)
+        try:
+            for name in (*first, *second):
+                make_filter(name, data.layout)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
         runs = [("each frame alone", TrackingSettings(rwr=False), first + ([] if self.rwr else second))]
         if self.rwr:
             runs.append((f"RwR, {self.iters} evaluation" + "s" * (self.iters > 1), TrackingSettings(iters=self.iters), second))
@@ -127,8 +130,8 @@ class Eval:
         scores = {name: videos.score(pipeline, data.layout, protocol) for name, pipeline in tracks.items()}
         print(videos.markdown_table(scores), end="")
         if self.report:
-            for path in videos.write_report(scores, tracks, self.report):
-                console.say(f"wrote {path}")
+            for written in videos.write_report(scores, tracks, self.report):
+                console.say(f"wrote {written}")
         return 0
 
     @staticmethod

@@ -98,8 +98,8 @@ def lag(predicted: ArrayLike, true: ArrayLike, limit: int = 8) -> float:
     """By how many frames a prediction trails the truth, parts of a frame included; NaN where nothing moves.
 
     The shift d that minimises the mean square of predicted(t) - true(t - d), each track freed of its constant offset, over
-    the frames for which every shift exists; between the whole shifts by the parabola through the lowest three, good to 0.02 frames. Constant
-    offsets and white jitter do not move it.
+    the frames for which every shift exists; between the whole shifts by the parabola through the lowest three, good to 0.02
+    frames. Constant offsets and white jitter do not move it.
 
     Args:
         predicted, true: `(T,)`, or `(T, ...)` such as `(T, K, 2)`, of which the whole shape is compared.

@@ -146,7 +146,9 @@ def track_videos(
         given = [video.boxes[i] for video, i in zip(running, t, strict=True)] if boxes == "given" else None
         estimates = tracker.step(frames, [video.state for video in running], given)
         for video, i, estimate in zip(running, t, estimates, strict=True):
-            video.points.append(estimate.points)
+            # Where a model breaks down, the last answer stands; the frame counts as lost.
+            broken = bool(video.points) and not np.isfinite(estimate.points).all()
+            video.points.append(video.points[-1] if broken else estimate.points)
             video.std.append(estimate.std)
             video.evaluations += estimate.evaluations
             if estimate.lost is not None:
@@ -203,10 +205,7 @@ def score(tracks: Sequence[VideoTrack], layout: Layout, protocol: str) -> VideoE
 def protocol_line(videos: VideoSet, tracker: Tracker, boxes: Boxes, jitter: float, weights: str) -> str:
     """How scores were made, in one line: printed with every table."""
     frames = sum(len(record) for record in videos.records)
-    if boxes == "given":
-        how = "boxes given in every frame"
-    else:
-        how = "first box given, then tracked from the landmarks"
+    how = {"given": "boxes given in every frame", "tracked": "first box given, then tracked from the landmarks"}[boxes]
     if jitter:
         how += f", given boxes with noise of {100 * jitter:g} % of their side"
     return (
@@ -253,7 +252,7 @@ def write_report(
         }
         for name, e in evaluations.items()
     }
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, pipeline in tracks.items():
         for track in pipeline:
             arrays[f"{name}/{track.name}/predicted"], arrays[f"{name}/{track.name}/std"] = track.predicted, track.std

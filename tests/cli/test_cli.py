@@ -156,3 +156,16 @@ def test_a_short_demo_learns_and_leaves_its_pictures(tmp_path: Path, capsys: pyt
         assert picture is not None
         assert picture.std() > 5
     assert (out / "tiny-98-synthetic.safetensors").is_file()
+
+
+def test_clips_are_made_checked_and_not_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av")
+    photos = tmp_path / "photos"
+    assert main(["data", "make-faces", str(photos), "--count", "1", "--seed", "3"]) == 0
+    make = ["data", "make-clips", "--data", f"wflw:{photos}#train", "--out", str(tmp_path / "clips"), "--part", "all"]
+    assert main([*make, "--easy", "1", "--hard", "1", "--frames", "4"]) == 0
+    assert (tmp_path / "clips" / "hard.txt").read_text() == "hard-000\n"
+    assert main(["data", "check", "wflw-v", str(tmp_path / "clips"), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "WFLW-V all: 2 faces" in capsys.readouterr().out
+    assert main(make) != 0
+    assert "is not empty" in capsys.readouterr().err

@@ -168,7 +168,7 @@ def test_an_open_mouth_is_dark_inside_and_lids_close_with_skin() -> None:
     x, y = np.rint(middle).astype(int)
     assert closed[y, x].max() < 200 <= opened[y, x].min()
     lips = renderer.landmarks(camera, Expression(jaw=24.0))[88:96]
-    x, y = np.rint((lips[2] * 0.4 + lips[6] * 0.6)).astype(int)
+    x, y = np.rint(lips[2] * 0.4 + lips[6] * 0.6).astype(int)
     assert opened[y, x].max() < 90 < closed[y, x].min()
 
 
@@ -226,7 +226,7 @@ def test_heads_move_slowly_mouths_at_the_speed_of_speech() -> None:
     rng, time = np.random.default_rng(0), np.arange(3000) / 30
     assert band_power(drift(rng, time, 0.1, 1.0), 30, 0, 1.2) > 0.98
     jaw, rounding = speak(rng, time)
-    assert 0 <= jaw.min() and jaw.max() <= 1 and np.abs(rounding).max() <= 1
+    assert jaw.min() >= 0 and jaw.max() <= 1 and np.abs(rounding).max() <= 1
     assert band_power(jaw, 30, 3, 8) > 0.35
 
 

@@ -11,12 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldeq.data.clips.deformation import Expression, FaceDeformation
+from ldeq.data.clips.deformation import Array, Expression, FaceDeformation
 from ldeq.data.clips.motion import DIFFICULTIES, Motion, draw_motion
 from ldeq.data.clips.rendering import FaceRenderer, Image, Occluder, draw_occluder, motion_blur
 from ldeq.data.layouts import Layout
-
-Array = NDArray[np.float64]
 
 FRAME_SIZES: tuple[tuple[int, int], ...] = ((320, 320), (288, 352), (320, 288))
 """(height, width) of the frames; even, as H.264 with halved colour wants them."""
@@ -162,8 +160,8 @@ class Clip:
         sigma = s.noise * np.sqrt(0.3 + (0.7 / 128) * np.minimum(lit[..., 1], 255))
         grey = rng.standard_normal((height, width), dtype=np.float32)
         colour = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
-        colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR)
-        cv2.accumulateProduct(colour, cv2.merge([0.6 * sigma] * 3), lit)
+        spread = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR)
+        cv2.accumulateProduct(spread, cv2.merge([0.6 * sigma] * 3), lit)
         cv2.accumulate(cv2.merge([0.85 * sigma * grey] * 3), lit)
         return np.asarray(cv2.convertScaleAbs(np.maximum(lit, 0)), np.uint8)
 

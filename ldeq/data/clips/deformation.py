@@ -12,7 +12,10 @@ give one map for each of the layers that meet there.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +23,8 @@ from numpy.typing import NDArray
 from ldeq.data.clips.motion import smoothstep
 from ldeq.data.layouts import Layout, Opening
 
-Array = NDArray[np.float64]
+# float64 for landmarks, float32 for the pixels of a frame.
+Array = NDArray[np.floating[Any]]
 
 _ITERATIONS = 60
 _TABLE = 257
@@ -258,15 +262,15 @@ class FaceDeformation:
 
     def landmarks(self, e: Expression) -> Array:
         """Where the landmarks are seen, before the camera: `(K, 2)` photo pixels."""
-        moved = self.points
+        moved: Array = self.points
         under = self.under_lips[:, None]
         moved = _solve(lambda q: np.where(under, self.lips.below(q, e.jaw), self.lips.above(q, e.jaw)), moved)
         for eye, on in zip(self.eyes, self.on_lid, strict=True):
-            moved = np.where(on[:, None], _solve(lambda q, eye=eye: eye.lid(q, e.closure), moved), moved)
+            moved = np.where(on[:, None], _solve(partial(eye.lid, closure=e.closure), moved), moved)
         return _solve(lambda q: self.soft(q, e), moved)
 
 
-def _solve(backward, target: Array) -> Array:  # type: ignore[no-untyped-def]
+def _solve(backward: Callable[[Array], Array], target: Array) -> Array:
     """The places that `backward` leads to `target`, `(K, 2)`."""
     seen = target
     for _ in range(_ITERATIONS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +163,7 @@ def blink(rng: np.random.Generator, time: Array, pause: tuple[float, float]) -> 
     return closure
 
 
-def smoothstep(x: Array) -> Array:
+def smoothstep(x: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """0 below 0, 1 above 1, and between them 3 x^2 - 2 x^3: no slope at either end."""
     x = np.clip(x, 0.0, 1.0)
-    return x * x * (3 - 2 * x)
+    return np.asarray(x * x * (3 - 2 * x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from ldeq.data.clips.deformation import Expression, FaceDeformation, Slit
 from ldeq.data.crop import compose, invert, transform_points
 
 Image = NDArray[np.uint8]
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 # A displacement this smooth is computed at every other pixel and interpolated: 0.01 px at most.
 _STEP = 2
@@ -49,7 +50,6 @@ class FaceRenderer:
 
     def draw(self, camera: Array, e: Expression) -> NDArray[np.uint8]:
         """The face as a camera sees it: `camera` is the `(2, 3)` map from photo to frame; -> `(H, W, 3)`."""
-        height, width = self.size
         places = self.photo_places(camera, e)
         frame = self._sample(places)
         scale = math.sqrt(abs(float(np.linalg.det(camera[:, :2]))))
@@ -78,7 +78,7 @@ class FaceRenderer:
         fine = cv2.resize(coarse, None, fx=_STEP, fy=_STEP, interpolation=cv2.INTER_LINEAR)
         return np.asarray(fine[_STEP : _STEP + height, _STEP : _STEP + width], np.float32)
 
-    def _sample(self, places: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def _sample(self, places: Array) -> NDArray[np.uint8]:
         shifted = places.astype(np.float32) + np.float32(self.pad)
         return np.asarray(
             cv2.remap(self.canvas, shifted, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
@@ -140,17 +140,17 @@ def _mix(target: NDArray[np.uint8], other: NDArray[np.uint8], part: Array) -> No
 
 def extend(photo: NDArray[np.uint8] | NDArray[np.float32], pad: int) -> NDArray[np.uint8]:
     """A photo with `pad` more pixels on every side: mirrored and ever more out of focus, so that no edge shows."""
-    canvas = cv2.copyMakeBorder(photo, pad, pad, pad, pad, cv2.BORDER_REFLECT_101)
+    canvas: NDArray[np.uint8] = np.asarray(cv2.copyMakeBorder(photo, pad, pad, pad, pad, cv2.BORDER_REFLECT_101))
     if photo.dtype != np.uint8:
-        return np.asarray(canvas)
+        return canvas
     height, width = canvas.shape[:2]
     far_y = np.maximum(pad - np.arange(height), np.arange(height) - (height - pad - 1)).clip(0)
     far_x = np.maximum(pad - np.arange(width), np.arange(width) - (width - pad - 1)).clip(0)
     distance = np.maximum(far_y[:, None], far_x[None]).astype(np.float32)
     for sigma, start in ((2.0, 2.0), (6.0, 10.0), (14.0, 28.0)):
         soft = cv2.GaussianBlur(canvas, (0, 0), sigma)
-        _mix(canvas, np.asarray(soft), np.clip((distance - start) / (start + 4), 0, 1))
-    return np.asarray(canvas)
+        _mix(canvas, np.asarray(soft, np.uint8), np.clip((distance - start) / (start + 4), 0, 1))
+    return canvas
 
 
 def motion_blur(frame: Image, way: Array) -> Image:
@@ -158,7 +158,7 @@ def motion_blur(frame: Image, way: Array) -> Image:
     length = float(np.hypot(*way))
     if length < 0.7:
         return frame
-    radius = int(math.ceil(length / 2)) + 1
+    radius = math.ceil(length / 2) + 1
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     for t in np.linspace(-0.5, 0.5, 4 * radius + 1):
         x, y = radius + t * way[0], radius + t * way[1]
