@@ -45,7 +45,7 @@ class PointFilter(Protocol):
 
 @dataclass(eq=False)
 class _Track:
-    id: int
+    id: int | None  # a number once there is a face: detectors see many that are none
     state: FaceState
     filter: PointFilter | None
     reset: str
@@ -182,12 +182,12 @@ class Stream:
             if known is not None:
                 self._lost.remove(known)
             track = _Track(
-                self._next_id if known is None else known.id,
+                None if known is None else known.id,
                 self.tracker.start(box, refine),
                 self.smooth() if self.smooth is not None else None,
                 reason if known is None else f"lost: {known.reason}",
+                None if known is None else known.box,
             )
-            self._next_id += known is None
             found.append(track)
         return found
 
@@ -196,21 +196,22 @@ class Stream:
         if not tracks:
             return []
         assert self._time is not None
-        begun = [t.state.frames > 0 for t in tracks]
         answers = list(zip(tracks, self.tracker.step([frame] * len(tracks), [t.state for t in tracks]), strict=True))
         self._lost = [lost for lost in self._lost if self._time - lost.time <= REMEMBERED]
-        for (track, estimate), before in zip(answers, begun, strict=True):
+        for track, estimate in answers:
             if track in self._tracks and estimate.lost:
                 self._tracks.remove(track)
             elif track not in self._tracks and not estimate.lost:
                 self._tracks.append(track)
-            if estimate.lost and before and track.box is not None:
+                if track.id is None:
+                    track.id, self._next_id = self._next_id, self._next_id + 1
+            if estimate.lost and track.box is not None and track.id is not None:
                 self._lost.append(_Lost(track.id, track.box, estimate.lost, self._time))
         return answers
 
     def _faces(self, answers: list[tuple[_Track, Estimate]], dt: float) -> list[Face]:
         faces: list[Face] = []
-        for track, estimate in sorted(answers, key=lambda pair: pair[0].id):
+        for track, estimate in sorted(answers, key=lambda pair: pair[0].id or 0):
             raw = Face.of(estimate.points, estimate.std, self.layout)
             if any(overlap(raw.box, face.box) > SAME_TRACK for face in faces):
                 self._tracks.remove(track)

@@ -18,6 +18,9 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 # Sound that browsers play from an MP4 file; every other is encoded anew.
 COPIED_AUDIO = ("aac", "mp3", "opus", "flac")
 
+# Of the rates that AAC knows, those in use; any other is resampled to the last.
+AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
 # Fine enough for every frame rate in use, and what MPEG has always counted in.
 TIME_BASE = Fraction(1, 90_000)
 
@@ -166,10 +169,11 @@ class _Sound:
         if not self._input.streams.audio:
             return
         source = self._input.streams.audio[0]
-        self._encode = source.codec_context.name not in COPIED_AUDIO
+        context = source.codec_context
+        self._encode = context.codec.canonical_name not in COPIED_AUDIO
         if self._encode:
-            rate = source.codec_context.sample_rate or 48_000
-            self._stream = output.add_stream("aac", rate=rate, layout=source.codec_context.layout.name)
+            rate = context.sample_rate if context.sample_rate in AAC_RATES else AAC_RATES[-1]
+            self._stream = output.add_stream("aac", rate=rate, layout="mono" if context.layout.nb_channels == 1 else "stereo")
         else:
             self._stream = output.add_stream_from_template(source)
         self._packets = self._input.demux(source)

@@ -1,0 +1,233 @@
+"""Reading and writing: rotations, odd sizes, frame rates that vary, sound, and every kind of broken file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import read_clip, write_clip
+from numpy.typing import NDArray
+
+from ldeq import Face
+from ldeq.data import IBUG68
+from ldeq.video.landmark_files import CsvLandmarks, JsonLandmarks
+from ldeq.video.reading import VideoError, VideoReader
+from ldeq.video.writing import VideoWriter
+
+
+def pattern(width: int, height: int, t: int = 0) -> NDArray[np.uint8]:
+    """Smooth colours, red to the right and green down, blue in time: codecs keep it within a few levels."""
+    x, y = np.meshgrid(np.linspace(20, 220, width), np.linspace(20, 220, height))
+    return np.stack((x, y, np.full_like(x, 40 + 6 * t)), axis=-1).astype(np.uint8)
+
+
+def close(a: NDArray[np.uint8], b: NDArray[np.uint8], levels: float = 6) -> bool:
+    return a.shape == b.shape and float(np.abs(a.astype(float) - b).mean()) < levels
+
+
+def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
+    frames = [pattern(96, 64, t) for t in range(10)]
+    with VideoReader(write_clip(tmp_path / "a.mp4", frames)) as video:
+        assert (video.width, video.height, video.count, float(video.rate), video.has_audio) == (96, 64, 10, 25.0, False)
+        read = list(video)
+    assert [f.index for f in read] == list(range(10))
+    np.testing.assert_allclose([f.time for f in read], np.arange(10) / 25, atol=1e-3)
+    assert all(close(f.image, g) for f, g in zip(read, frames, strict=True))
+    assert video.problem is None
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_rotated_metadata_is_applied(tmp_path: Path, degrees: int) -> None:
+    upright = pattern(96, 64)
+    # FFmpeg counts counterclockwise: a player turns the stored picture by so much.
+    stored = np.ascontiguousarray(np.rot90(upright, -degrees // 90))
+    path = write_clip(tmp_path / "a.mp4", [stored] * 3, rotation=degrees)
+    with VideoReader(path) as video:
+        assert (video.width, video.height, video.rotation) == (96, 64, degrees % 360)
+        assert close(next(iter(video)).image, upright)
+
+
+def test_a_variable_frame_rate_is_kept_from_end_to_end(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.2, 0.25, 0.6, 0.65, 1.0]
+    frames = [pattern(96, 64, t) for t in range(7)]
+    path = write_clip(tmp_path / "a.mp4", frames, times)
+    with VideoReader(path) as video, VideoWriter(tmp_path / "b.mp4", 96, 64, video.rate) as out:
+        for frame in video:
+            out.write(frame.image, frame.time)
+    back = read_clip(tmp_path / "b.mp4")
+    np.testing.assert_allclose([t for t, _ in back], times, atol=2e-3)
+    assert all(close(image, g, 8) for (_, image), g in zip(back, frames, strict=True))
+
+
+@pytest.mark.parametrize("width, height", [(97, 65), (96, 65), (97, 64), (1, 1)])
+def test_odd_sizes_are_padded_to_even_ones(tmp_path: Path, width: int, height: int) -> None:
+    image = pattern(width, height)
+    with VideoWriter(tmp_path / "a.mp4", width, height, 25) as out:
+        for t in range(3):
+            out.write(image, t / 25)
+    (_, first), *_ = read_clip(tmp_path / "a.mp4")
+    assert first.shape == (height + height % 2, width + width % 2, 3)
+    assert close(np.ascontiguousarray(first[:height, :width]), image, 8)
+
+
+def test_odd_sizes_are_read(tmp_path: Path) -> None:
+    with VideoReader(write_clip(tmp_path / "a.mkv", [pattern(97, 65, t) for t in range(3)])) as video:
+        assert [f.image.shape for f in video] == [(65, 97, 3)] * 3
+
+
+def test_what_is_written_plays_in_a_browser(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "new" / "a.mp4", 96, 64, 25) as out:
+        for t in range(5):
+            out.write(pattern(96, 64, t), t / 25)
+            assert out.partial.name == "a.partial.mp4"
+            assert not out.path.exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.mp4"]
+    with av.open(str(out.path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    data = out.path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize("codec, suffix, expected", [("aac", "mp4", "aac"), ("mp3", "mp4", "mp3"), ("pcm_s16le", "mkv", "aac")])
+def test_the_sound_goes_along(tmp_path: Path, codec: str, suffix: str, expected: str) -> None:
+    frames = [pattern(96, 64, t) for t in range(25)]
+    path = write_clip(tmp_path / f"a.{suffix}", frames, sound=codec)
+    with VideoReader(path) as video, VideoWriter(tmp_path / "b.mp4", 96, 64, video.rate, path, video.start) as out:
+        assert video.has_audio
+        for frame in video:
+            out.write(frame.image, frame.time)
+    levels, rate = [], 0
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        (stream,) = container.streams.audio
+        assert stream.codec_context.codec.canonical_name == expected
+        for sound in container.decode(audio=0):
+            rate = sound.sample_rate
+            levels.append(sound.to_ndarray().ravel().astype(np.float64))
+    samples = np.concatenate(levels)
+    assert len(samples) / rate == pytest.approx(1.0, abs=0.12)
+    # The tone: 0.06 rad a sample at 44.1 kHz.
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(0.06 * 44_100 / (2 * np.pi), rel=0.02)
+
+
+def test_a_run_that_stops_early_leaves_a_partial_file_that_plays(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "in.mp4", [pattern(96, 64, t) for t in range(25)], sound="aac")
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 96, 64, 25, path) as out:
+        for t in range(10):
+            out.write(pattern(96, 64, t), t / 25)
+        raise KeyboardInterrupt
+    assert not (tmp_path / "a.mp4").exists()
+    assert len(read_clip(tmp_path / "a.partial.mp4")) == 10
+    with av.open(str(tmp_path / "a.partial.mp4")) as container:
+        assert sum(f.samples / f.sample_rate for f in container.decode(audio=0)) < 0.6
+
+
+def test_a_truncated_file_gives_what_comes_before_the_end(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    frames = [noise.integers(0, 255, (64, 96, 3)).astype(np.uint8) for _ in range(40)]
+    path = write_clip(tmp_path / "a.mp4", frames, options={"movflags": "+faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with VideoReader(path) as video:
+        count = sum(1 for _ in video)
+    assert 5 <= count < 35
+    assert video.problem is not None
+    assert str(path) in video.problem
+
+
+def test_damage_in_the_middle_is_told_and_does_not_end_the_video(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    frames = [noise.integers(0, 255, (64, 96, 3)).astype(np.uint8) for _ in range(30)]
+    path = write_clip(tmp_path / "a.avi", frames, codec="mjpeg")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + len(data) // 5] = bytes(len(data) // 5)
+    path.write_bytes(data)
+    with VideoReader(path) as video:
+        count = sum(1 for _ in video)
+    assert 10 <= count <= 30
+    assert video.problem is not None or count == 30
+
+
+@pytest.mark.parametrize("what", ["absent", "empty", "folder", "text", "sound", "no index", "header"])
+def test_files_that_are_no_video_are_refused_in_a_sentence(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "a.mp4"
+    expected = "damaged, incomplete or no video"
+    if what == "absent":
+        expected = "there is no such file"
+    elif what == "empty":
+        path.touch()
+        expected = "the file is empty"
+    elif what == "folder":
+        path.mkdir()
+        expected = "it is a folder"
+    elif what == "text":
+        path.write_text("not a video at all\n" * 50)
+    elif what == "sound":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=44_100, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44_100, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        expected = "it holds no pictures"
+    else:
+        write_clip(path, [pattern(96, 64, t) for t in range(10)])
+        data = path.read_bytes()
+        path.write_bytes(data[: 40 if what == "header" else data.index(b"moov") - 4])
+    with pytest.raises(VideoError, match=expected) as caught:
+        VideoReader(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_output_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"choose a name that ends in \.mp4"):
+        VideoWriter(tmp_path / "a.gif", 96, 64, 25)
+    (tmp_path / "file").touch()
+    with pytest.raises(VideoError, match="cannot write"):
+        VideoWriter(tmp_path / "file" / "a.mp4", 96, 64, 25)
+    out = VideoWriter(tmp_path / "a.mp4", 96, 64, 25)
+    with pytest.raises(VideoError, match=r"uint8 of shape \(64, 96, 3\), got uint8 \(64, 64, 3\)"):
+        out.write(pattern(64, 64), 0)
+    out.close()
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def faces(t: int) -> list[Face]:
+    points = np.random.default_rng(t).uniform(0, 200, (68, 2)).astype(np.float32)
+    return [
+        Face.of(points + 10 * i, np.full(68, 0.5 + i, np.float32), IBUG68, i, "start" if t == 0 else None) for i in range(2)
+    ]
+
+
+def test_landmarks_survive_json_and_csv(tmp_path: Path) -> None:
+    tables = [JsonLandmarks(tmp_path / "a.json", {"model": "m"}), CsvLandmarks(tmp_path / "a.csv", IBUG68)]
+    for t in range(3):
+        for table in tables:
+            table.write(t, 0.04 * t, faces(t) if t != 1 else [])
+    for table in tables:
+        assert not table.path.exists()
+        table.close()
+        table.close()
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert (document["model"], document["complete"]) == ("m", True)
+    assert [(f["frame"], f["time"], len(f["faces"])) for f in document["frames"]] == [(0, 0.0, 2), (1, 0.04, 0), (2, 0.08, 2)]
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    heads = [(r["frame"], r["face"], r["reset"]) for r in rows]
+    assert heads == [("0", "0", "start"), ("0", "1", "start"), ("2", "0", ""), ("2", "1", "")]
+    for row, record, face in zip(rows[2:], document["frames"][2]["faces"], faces(2), strict=True):
+        np.testing.assert_allclose(record["points"], face.points, atol=0.006)
+        np.testing.assert_allclose(record["box"], face.box, atol=0.006)
+        assert (record["id"], record["reset"]) == (face.id, None)
+        read = [[float(row[f"x_{i}"]), float(row[f"y_{i}"])] for i in range(68)]
+        np.testing.assert_allclose(read, record["points"])
+        assert [float(row[f"std_{i}"]) for i in range(68)] == record["std"]
+    stopped = JsonLandmarks(tmp_path / "b.json", {})
+    stopped.close(complete=False)
+    assert json.loads((tmp_path / "b.json").read_text()) == {"frames": [], "complete": False}
