@@ -313,7 +313,7 @@ def curves(raw: Mapping[str, Sequence[VideoTrack]], tuned: Mapping[str, Any], pa
         ax.axvline(alone[part][0], color="0.6", lw=0.8, ls="--")
         ax.set(title=part, xlabel="NME %", ylabel="NMF", xlim=(None, alone[part][0] * 1.12))
         ax.grid(alpha=0.3)
-    axes[1].legend(fontsize=7, loc="upper right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     figure.savefig(path, dpi=110)
 
 
