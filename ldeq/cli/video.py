@@ -23,7 +23,7 @@ from ..video.filters import DEFAULT, FILTERS, make_filter
 from ..video.landmark_files import CsvLandmarks, JsonLandmarks, LandmarkWriter
 from ..video.reading import VideoError, VideoFrame, VideoReader
 from ..video.stream import Stream
-from ..video.tracking import Stopwatch
+from ..video.tracking import Stopwatch, TrackingSettings
 from ..video.writing import VideoWriter
 from .predict import parse_box
 
@@ -37,7 +37,9 @@ class Pipeline:
     rwr: bool = True
     """Recurrence without recurrence: each frame starts from the last one's state. Off solves each frame alone."""
     iters: int = 1
-    """Cell evaluations a frame with RwR."""
+    """Cell evaluations a frame and view with RwR."""
+    views: int = 4
+    """Ways in which each face is looked at, 1, 2 or 4: 4 flicker least, and cost as much as each frame alone."""
     smooth: str = "auto"
     """auto, none, or a causal filter: ema, one-euro, savgol-causal, face-frame."""
     detector: str = "haar"
@@ -69,8 +71,7 @@ class Pipeline:
         if self.iters < 1:
             raise SettingsError(f"--iters must be >= 1, got {self.iters}")
         return landmarker.stream(
-            rwr=self.rwr and not plain,
-            iters=self.iters,
+            tracking=self._tracking(plain),
             smooth=None if plain else self.filter_name(landmarker),
             boxes=box,
             detector=self.detector,
@@ -78,6 +79,14 @@ class Pipeline:
             max_faces=self.max_faces,
             fps=rate,
         )
+
+    def _tracking(self, plain: bool) -> TrackingSettings:
+        if plain:
+            return TrackingSettings(rwr=False)
+        try:
+            return TrackingSettings(rwr=self.rwr, iters=self.iters, views=self.views, register=True)
+        except ValueError as error:
+            raise SettingsError(f"--{error}") from error
 
     def describe(self, landmarker: Landmarker) -> str:
         """In a few words."""

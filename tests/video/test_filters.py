@@ -152,7 +152,7 @@ def test_a_blink_passes_while_jitter_of_the_contour_does_not(layout: Layout) -> 
     blink = 0.15 * (1 - np.exp(-(((t - 2.0) / 0.05) ** 2)))
     truth = np.stack([face(layout, opening) for opening in blink])
     points = truth + 0.4 * rng.normal(size=truth.shape)
-    out = filter_track(make_filter(DEFAULT, layout), points, np.full(points.shape[:2], 3.0), 30)
+    out = filter_track(make_filter(DEFAULT, layout, noise=0.4), points, np.full(points.shape[:2], 3.0), 30)
     lids = opening_landmarks(layout)
     contour = list(layout.parts["contour"].indices)
     deepest = int(np.argmin(blink))

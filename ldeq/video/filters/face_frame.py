@@ -26,36 +26,36 @@ class FaceFrameSettings:
     """Lengths count in RMS radii of the rigid landmarks, about a third of the face; a process is a random walk's standard
     deviation after one second."""
 
-    noise: float = 0.3
+    noise: float = 0.104
     """Measurement noise over the heatmap's standard deviation. The strength of the whole: 0 passes everything."""
-    pose_process: float = 0.15
-    bend_process: float = 0.05
-    opening_process: float = 0.1
-    detail_process: float = 0.02
-    lively_process: float = 0.04
+    pose_process: float = 0.28
+    bend_process: float = 0.0588
+    opening_process: float = 0.066
+    detail_process: float = 0.017
+    lively_process: float = 0.044
     """As `detail_process`, for lids, pupils and lips."""
-    pose_speed: float = 1.0
+    pose_speed: float = 0.01
     """How much of the speed that is seen counts as process noise."""
-    bend_speed: float = 1.0
-    opening_speed: float = 1.0
-    detail_speed: float = 0.0
-    trend: float = 0.0
+    bend_speed: float = 0.8
+    opening_speed: float = 6.0
+    detail_speed: float = 0.01
+    trend: float = 0.05
     """How much of the pose's velocity is carried forward, 0 to 1."""
-    speed_cutoff: float = 3.0
+    speed_cutoff: float = 47.6
     """Hz of the low-pass of the speeds."""
-    pose_gate: float = math.inf
+    pose_gate: float = 0.824
     """Innovations beyond this many of their standard deviations count as outliers."""
-    bend_gate: float = math.inf
-    opening_gate: float = math.inf
-    detail_gate: float = math.inf
-    consensus: float = math.inf
+    bend_gate: float = 1.0
+    opening_gate: float = 50.0
+    detail_gate: float = 10.0
+    consensus: float = 1.0
     """Landmarks that move unlike the others, by this many of the median innovation, count less in pose and modes."""
-    caution: float = 2.0
+    caution: float = 1.2
     """Exponent: noise grows with (std / the landmark's usual std) to this power, on top of std itself. What hides a face
     widens its heatmaps by half, and makes their means wrong by far more than that."""
     usual: float = 2.0
     """Seconds over which a landmark's usual std is taken."""
-    std_floor: float = 0.01
+    std_floor: float = 0.005
     """Smallest standard deviation of a landmark, and every landmark's where the model gives none."""
 
     def __post_init__(self) -> None:
