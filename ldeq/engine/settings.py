@@ -12,10 +12,10 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from ..data import Augmentation
 from ..models import LDEQConfig
@@ -74,7 +74,8 @@ class RunSettings:
     batch: int = 16
     """Samples a step and process."""
     seed: int = 0
-    amp: Literal["off", "bf16"] = "off"
+    # YAML reads a bare off as false.
+    amp: Annotated[Literal["off", "bf16"], BeforeValidator(lambda value: "off" if value is False else value)] = "off"
     """Autocast of convolutions; state, readout and loss stay in float32."""
     device: str = "auto"
     """``auto`` takes CUDA where it is available."""

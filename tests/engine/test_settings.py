@@ -108,3 +108,13 @@ def test_a_setting_without_effect_is_not_ignored(model: str, sentence: str, tmp_
     path.write_text(f"model: {model}")
     with pytest.raises(SettingsError, match=sentence):
         read(path)
+
+
+def test_a_bare_off_in_yaml_is_no_false(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("run: {amp: off}\n")
+    assert read(path).run.amp == "off"
+    assert read(path, ["run.amp=bf16"]).run.amp == "bf16"
+    assert read(path, ["run.amp=off"]).run.amp == "off"
+    with pytest.raises(SettingsError, match=r"run\.amp: Input should be 'off' or 'bf16'"):
+        read(path, ["run.amp=on"])
