@@ -10,10 +10,11 @@ from typing import Annotated
 
 import tyro
 
-from ..data import ImageError, draw_landmarks, read_image, write_image
+from ..data import ImageError, crop_box, draw_landmarks, read_image, write_image
 from ..engine.settings import SettingsError
 from ..face import Face
 from ..landmarker import Landmarker
+from ..video.converging import draw_convergence, write_animation
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Predict:
     """Where the picture with its landmarks goes; a folder for several pictures."""
     json: Path | None = None
     """Where points, deviations and boxes go."""
+    converge: Path | None = None
+    """Where a GIF of the first face's heatmaps goes, evaluation by evaluation."""
     box: str | None = None
     """x1,y1,x2,y2 in pixels, tight around the landmarks (jaw to brows), instead of the detector."""
     cropped: bool = False
@@ -43,6 +46,8 @@ class Predict:
         several = len(self.images) > 1
         if several and self.out and self.out.suffix:
             raise SettingsError(f"-o {self.out} looks like a file; give a folder for {len(self.images)} pictures")
+        if self.converge and (several or self.converge.suffix.lower() != ".gif"):
+            raise SettingsError(f"--converge takes one picture and the name of a .gif file, got {self.converge}")
         landmarker = Landmarker.load(self.model, self.device)
         results, failures = [], 0
         for path in self.images:
@@ -52,6 +57,7 @@ class Predict:
                 print(f"skipped: {error}", file=sys.stderr)
                 failures += 1
                 continue
+            original = image
             faces = landmarker(image, boxes, cropped=self.cropped)
             results.append({"image": str(path), "faces": [_record(face) for face in faces]})
             print(f"{path}: {len(faces)} {'face' if len(faces) == 1 else 'faces'}")
@@ -63,12 +69,16 @@ class Predict:
                 target = self.out / f"{path.stem}.png" if several or not self.out.suffix else self.out
                 write_image(target, image)
                 print(f"  wrote {target}")
+            if self.converge and faces:
+                square = crop_box("landmarks", points=faces[0].points, scale=landmarker.pretrained.crop_scale)
+                write_animation(self.converge, draw_convergence(landmarker.pretrained, original, square))
+                print(f"  wrote {self.converge}")
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             document = {"model": self.model, "layout": landmarker.layout.name, "images": results}
             self.json.write_text(json.dumps(document, indent=1) + "\n")
             print(f"wrote {self.json}")
-        if not (self.out or self.json):
+        if not (self.out or self.json or self.converge):
             for result in results:
                 print(json.dumps(result))
         return 2 if failures else 0
