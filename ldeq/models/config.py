@@ -10,6 +10,7 @@ from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
 from ..solvers.solution import RETURNS, STOP_SCOPES, check_choice
 
+HISTORY_DTYPES = ("float32", "bfloat16")
 MODEL_STOPS = ("relative", "absolute", "landmarks")
 
 
@@ -68,6 +69,14 @@ class LDEQConfig:
     """Tracked evaluations of ``"jfb"``."""
     final_evaluation: bool = True
     """One more cell evaluation at the solution in inference, as in training."""
+    check_every: int = 1
+    """Evaluations between two looks of the host whether all samples have stopped; 0 for none, and no synchronisation."""
+    compact: float = 0.0
+    """Share of the batch, in [0, 1), at or below which the cell is evaluated on the samples that go on alone; 0 never."""
+    history_dtype: str = "float32"
+    """Anderson's residuals, ``"float32"`` or, for half of their traffic, ``"bfloat16"``."""
+    cuda_graphs: bool = False
+    """Replay whole solves, forward and backward, as CUDA graphs; needs ``check_every = 0``."""
 
     def __post_init__(self) -> None:
         if self.landmarks < 1:
@@ -90,6 +99,7 @@ class LDEQConfig:
         check_choice("stop", self.stop, MODEL_STOPS)
         check_choice("stop_scope", self.stop_scope, STOP_SCOPES)
         check_choice("returns", self.returns, RETURNS)
+        check_choice("history_dtype", self.history_dtype, HISTORY_DTYPES)
         self._check_numbers()
         self._refuse_what_has_no_effect()
 
@@ -103,12 +113,24 @@ class LDEQConfig:
             if tol is not None and not 0 <= tol < math.inf:
                 raise ValueError(f"{name} must be a finite number >= 0, got {tol}")
 
+        if self.check_every < 0:
+            raise ValueError(f"check_every must be >= 0, got {self.check_every}")
+        if not 0 <= self.compact < 1:
+            raise ValueError(f"compact must lie in [0, 1), got {self.compact}")
+        if self.cuda_graphs and self.check_every:
+            raise ValueError(f"cuda_graphs needs check_every = 0, got {self.check_every}: a replay cannot look at the host")
+        if self.compact and self.stop_scope == "batch":
+            raise ValueError("compact needs stop_scope 'sample': a stop for the batch ends all samples at once")
+        if self.compact and not self.check_every:
+            raise ValueError("compact needs check_every >= 1: which samples go on is seen in the host's looks alone")
+
     def _refuse_what_has_no_effect(self) -> None:
         for name, choice, users in (
             ("m", "solver", ("anderson", "broyden")),
             ("mixing", "solver", ("anderson", "fixed_point")),
             ("ridge", "solver", ("anderson",)),
             ("safeguards", "solver", ("anderson",)),
+            ("history_dtype", "solver", ("anderson",)),
             ("phantom_steps", "gradient", ("jfb",)),
         ):
             value, default, chosen = getattr(self, name), type(self).__dataclass_fields__[name].default, getattr(self, choice)

@@ -62,6 +62,7 @@ class LDEQ(nn.Module):
             ),
             phantom_steps=config.phantom_steps,
             final_evaluation=config.final_evaluation,
+            cuda_graphs=config.cuda_graphs,
         )
 
     @classmethod
@@ -192,12 +193,15 @@ def _solver(config: LDEQConfig, max_iter: int, tol: float, stop: str) -> Any:
         "stop": stop,
         "stop_scope": config.stop_scope,
         "returns": config.returns,
+        "check_every": config.check_every,
+        "compact": config.compact,
     }
     if stop == "landmarks":
         stride = config.image_size // config.heatmap_size
         options |= {"stop": "motion", "observe": partial(_landmarks_in_pixels, eps=config.eps, stride=stride)}
     if config.solver == "anderson":
         options |= {"m": config.m, "ridge": config.ridge, "beta": config.mixing, "safeguards": config.safeguards}
+        options |= {"history_dtype": torch.bfloat16 if config.history_dtype == "bfloat16" else None}
     elif config.solver == "broyden":
         options |= {"m": config.m}
     else:
