@@ -61,9 +61,13 @@ def steps(config: LDEQConfig, batch: int, device: str = "cpu", *, rounds: int = 
         ours, baseline = pair(config, device)
         if amp:
             baseline = baseline.to(memory_format=torch.channels_last)
-        models |= {f"ldeq{suffix}": ours, f"eager baseline{suffix}": baseline}
-        for name, model in ((f"ldeq{suffix}", ours), (f"eager baseline{suffix}", baseline)):
-            runs[name] = training_step(model, images, target, amp)
+        here: dict[str, nn.Module] = {f"ldeq{suffix}": ours, f"eager baseline{suffix}": baseline}
+        if cuda:
+            graphs = LDEQ(replace(config, check_every=0, cuda_graphs=True)).to(device)
+            graphs.load_state_dict(ours.state_dict())
+            here[f"ldeq, CUDA graphs{suffix}"] = graphs
+        models |= here
+        runs |= {name: training_step(model, images, target, amp) for name, model in here.items()}
     found: dict[str, dict[str, float]] = paired(
         {name: (lambda _, run=run: run()) for name, run in runs.items()}, device=device, rounds=rounds, warm=1
     )
