@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .data import SquareBox, crop_box, crop_matrix, invert, normalise, read_image, transform_points, warp
+from .data import SquareBox, crop_box, read_image
 from .detection import Detector, detect_faces, make_detector
 from .engine.device import resolve_device
 from .engine.weights import Pretrained, load_pretrained
 from .face import Face
 from .video.filters import make_filter
 from .video.stream import PointFilter, Stream
-from .video.tracking import Tracker, TrackingSettings
+from .video.tracking import FaceState, Tracker, TrackingSettings
 
 Image = str | Path | NDArray[np.uint8]
 
@@ -82,11 +81,9 @@ class Landmarker:
             return []
         if refine is None:
             refine = 2 if boxes is None and not cropped else 0
-        for _ in range(refine):
-            points, _ = self._predict(pixels, squares)
-            squares = [crop_box("landmarks", points=p, scale=self.pretrained.crop_scale) for p in points]
-        points, std = self._predict(pixels, squares)
-        return [Face.of(p, s, self.layout) for p, s in zip(points, std, strict=True)]
+        frame_alone = Tracker(self.model, self.pretrained.crop_scale, TrackingSettings(rwr=False))
+        states = [FaceState(square, refine) for square in squares]
+        return [Face.of(e.points, e.std, self.layout) for e in frame_alone.step([pixels] * len(states), states)]
 
     def stream(
         self,
@@ -141,21 +138,6 @@ class Landmarker:
             max_faces=max_faces,
             fps=fps,
         )
-
-    @torch.no_grad()
-    def _predict(
-        self, image: NDArray[np.uint8], squares: Sequence[SquareBox]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Points `(N, K, 2)` and deviations `(N, K)` in pixels of the picture."""
-        size = self.model.config.image_size
-        device = next(self.model.parameters()).device
-        matrices = [crop_matrix(square, size) for square in squares]
-        crops = np.stack([warp(image, matrix, size) for matrix in matrices])
-        out = self.model(normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).to(device)))
-        unit = out.landmarks.cpu().numpy() * size
-        points = np.stack([transform_points(invert(m), p) for m, p in zip(matrices, unit, strict=True)])
-        scales = np.array([square.side for square in squares], np.float32)
-        return points.astype(np.float32), out.std.cpu().numpy() * scales[:, None]
 
 
 def _pixels(image: Image) -> NDArray[np.uint8]:

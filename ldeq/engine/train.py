@@ -182,7 +182,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if optim.clip else math.inf)
-        finite = math.isfinite(norm.item()) and math.isfinite(loss.item())
+        loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()
+        finite = math.isfinite(norm_value) and math.isfinite(loss_value)
         if finite:
             self.optimizer.step()
             if self.ema:
@@ -204,15 +205,20 @@ class Trainer:
             error = error / (target[:, left] - target[:, right]).norm(dim=-1)
         adjoint = out.solution.adjoint
         evaluations, backward_evaluations = self.model.evaluations(out.solution, recording=True)
+        # One transfer: each would wait for the device.
+        per_sample = {
+            "nme": 100 * error,
+            "residual": out.solution.residual,
+            "evaluations": evaluations,
+            "backward_evaluations": backward_evaluations,
+            "backward_residual": adjoint.residual if adjoint else torch.full_like(error, math.nan),
+        }
+        means = torch.stack([v.detach().double() for v in per_sample.values()]).mean(1).tolist()
         return {
             "lr": lr,
-            "loss": loss.item(),
-            "nme": 100 * error.mean().item(),
-            "grad_norm": norm.item(),
-            "residual": out.solution.residual.mean().item(),
-            "evaluations": evaluations.float().mean().item(),
-            "backward_evaluations": backward_evaluations.float().mean().item(),
-            "backward_residual": adjoint.residual.mean().item() if adjoint else math.nan,
+            "loss": loss_value,
+            "grad_norm": norm_value,
+            **dict(zip(per_sample, means, strict=True)),
             "images_per_s": len(images) * self.world / (time.perf_counter() - begin),
             "memory_mb": memory_mb(self.device),
             "skipped_steps": float(self.bad_steps),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
-from ..solvers.solution import RETURNS, STOP_SCOPES, check_choice
+from ..solvers.solution import RETURNS, STOP_SCOPES, check_choice, check_loop
 
 HISTORY_DTYPES = ("float32", "bfloat16")
 MODEL_STOPS = ("relative", "absolute", "landmarks")
@@ -113,16 +113,9 @@ class LDEQConfig:
             if tol is not None and not 0 <= tol < math.inf:
                 raise ValueError(f"{name} must be a finite number >= 0, got {tol}")
 
-        if self.check_every < 0:
-            raise ValueError(f"check_every must be >= 0, got {self.check_every}")
-        if not 0 <= self.compact < 1:
-            raise ValueError(f"compact must lie in [0, 1), got {self.compact}")
+        check_loop(self.check_every, self.compact, self.stop_scope)
         if self.cuda_graphs and self.check_every:
             raise ValueError(f"cuda_graphs needs check_every = 0, got {self.check_every}: a replay cannot look at the host")
-        if self.compact and self.stop_scope == "batch":
-            raise ValueError("compact needs stop_scope 'sample': a stop for the batch ends all samples at once")
-        if self.compact and not self.check_every:
-            raise ValueError("compact needs check_every >= 1: which samples go on is seen in the host's looks alone")
 
     def _refuse_what_has_no_effect(self) -> None:
         for name, choice, users in (

@@ -106,14 +106,7 @@ class Progress:
             raise ValueError(f"max_iter must be >= 1, got {max_iter}")
         if not tol >= 0 or math.isinf(tol):
             raise ValueError(f"tol must be a finite number >= 0, got {tol}")
-        if check_every < 0:
-            raise ValueError(f"check_every must be >= 0, got {check_every}; 0 spends the whole budget without a look")
-        if not 0 <= compact < 1:
-            raise ValueError(f"compact must lie in [0, 1), got {compact}; 0 keeps the batch whole")
-        if compact and not check_every:
-            raise ValueError(f"compact={compact} needs check_every >= 1, got 0: the host must see how many samples go on")
-        if compact and stop_scope == "batch":
-            raise ValueError(f"compact={compact} needs stop_scope='sample', got 'batch', which stops all at once")
+        check_loop(check_every, compact, stop_scope)
         if compact and not isinstance(f, Selectable):
             raise ValueError(
                 f"compact={compact} needs an f with a method select(rows), which a plain function has not; "
@@ -299,3 +292,18 @@ class Progress:
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+
+
+def check_loop(check_every: int, compact: float, stop_scope: str) -> None:
+    """
+    Raises:
+        ValueError: where a solve cannot look at its samples, or let them go, as these options ask for.
+    """
+    if check_every < 0:
+        raise ValueError(f"check_every must be >= 0, got {check_every}; 0 spends the whole budget without a look")
+    if not 0 <= compact < 1:
+        raise ValueError(f"compact must lie in [0, 1), got {compact}; 0 keeps the batch whole")
+    if compact and not check_every:
+        raise ValueError(f"compact={compact} needs check_every >= 1, got 0: the host must see how many samples go on")
+    if compact and stop_scope == "batch":
+        raise ValueError(f"compact={compact} needs stop_scope='sample', got 'batch', which stops all at once")

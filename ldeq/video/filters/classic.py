@@ -10,8 +10,6 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import savgol_coeffs, savgol_filter
 
 from .base import Array, CausalFilter, WholeTrackFilter, face_size, smoothing_gain
 
@@ -98,6 +96,9 @@ class CausalSavitzkyGolay(CausalFilter):
     """
 
     def __init__(self, settings: SavitzkyGolaySettings) -> None:
+        # Here, and in the others: it takes a third of a second, which every `import ldeq` would pay.
+        from scipy.signal import savgol_coeffs
+
         super().__init__()
         self.settings = settings
         self._weights = [
@@ -121,6 +122,8 @@ class SavitzkyGolay(WholeTrackFilter):
         self.settings = settings
 
     def _smooth(self, y: Array, fps: float) -> Array:
+        from scipy.signal import savgol_filter
+
         s = self.settings
         window = min(s.window, len(y) - 1 + len(y) % 2)
         return savgol_filter(y, window, min(s.order, window - 1), axis=0, mode="interp")
@@ -142,6 +145,8 @@ class Gaussian(WholeTrackFilter):
         self.settings = settings
 
     def _smooth(self, y: Array, fps: float) -> Array:
+        from scipy.ndimage import gaussian_filter1d
+
         return gaussian_filter1d(y, self.settings.sigma * fps, axis=0, mode="reflect")
 
 
