@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldeq import DEQ
+from ldeq import DEQ, LDEQ
 from ldeq.solvers import SOLVERS, Solution, anderson, fixed_point
 from ldeq.solvers.graphs import Outputs
 
@@ -355,3 +355,23 @@ def test_a_function_a_cpu_and_a_failed_capture_are_explained_too() -> None:
 class SetCell(nn.Module):
     def forward(self, z: Tensor, x: Any) -> Tensor:
         return torch.cos(z)
+
+
+@pytest.mark.parametrize("solver", ["anderson", "fixed_point"])
+def test_a_replayed_model_equals_itself(solver: str) -> None:
+    torch.manual_seed(0)
+    model = LDEQ.tiny(landmarks=5, solver=solver, check_every=0, cuda_graphs=True)
+    twin = LDEQ.tiny(landmarks=5, solver=solver, check_every=0)
+    twin.load_state_dict(model.state_dict())
+    assert model.deq.graphs is not None
+    model.deq.graphs.recorder_for = Recording
+    for _ in range(2):
+        images = torch.randn(2, 3, 64, 64)
+        results = []
+        for m in (model, twin):
+            landmarks = m(images).landmarks
+            m.zero_grad()
+            landmarks.square().mean().backward()
+            results.append([landmarks.detach(), *(p.grad for p in m.parameters() if p.grad is not None)])
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+    assert len(model.deq.graphs) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from native import Calls
+from native import Calls, step_arguments
 
 import ldeq
 from ldeq.ops import BackendError
@@ -221,35 +221,7 @@ def test_runs_repeat_bit_for_bit_and_neighbours_do_not_matter(target, solver):
     assert torch.equal(one.value, first.value[1:2]) and torch.equal(one.residual, first.residual[1:2])
 
 
-def step_arguments(device, **changes):
-    """Of anderson_step, all memory defined."""
-    x = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
-    state = SolveState.new(x, 3, x.dtype, None)
-    given = {
-        "x": x,
-        "f_ring": [0.5 * x],
-        "leaving": None,
-        "g_ring": state.g_ring.zero_(),
-        "gram": state.gram,
-        "numbers": state.numbers,
-        "flags": state.flags,
-        "kept": state.kept.zero_(),
-        "x_next": torch.zeros_like(x),
-        "x_cast": None,
-        "slot": 0,
-    } | changes
-
-    def moved(value):
-        if isinstance(value, list):
-            return [v.to(device) for v in value]
-        return value.to(device) if isinstance(value, torch.Tensor) else value
-
-    return (*map(moved, given.values()), 1.0, 1e-8, 1e-4, True, False, True)
-
-
 def test_opcheck(target):
-    if target.backend == "cpu":
-        pytest.skip("tests/ops does this for the C++ kernels")
     torch.library.opcheck(target.operator("anderson_step"), step_arguments(target.device))
     x, f_ring, _, _, _, numbers, _, kept, x_next, *_ = step_arguments(target.device)
     flags = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 1, -1, 0]], device=target.device)

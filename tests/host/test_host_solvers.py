@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from host_install import install
+from native import step_arguments
 from torch import Tensor
 
 import ldeq
@@ -281,25 +282,6 @@ def test_no_samples_and_no_elements(shape):
     assert state.flags[:, ITERATIONS].tolist() == [1] * shape[0] and state.best().shape == shape
 
 
-def arguments(**changes):
-    x = torch.randn(2, 9)
-    state = SolveState.new(x, 3, x.dtype, None)
-    given = {
-        "x": x,
-        "f_ring": [torch.randn(2, 9)],
-        "leaving": None,
-        "g_ring": state.g_ring,
-        "gram": state.gram,
-        "numbers": state.numbers,
-        "flags": state.flags,
-        "kept": state.kept,
-        "x_next": torch.empty_like(x),
-        "x_cast": None,
-        "slot": 0,
-    }
-    return (*(given | changes).values(), 1.0, 1e-8, 1e-4, True, False, True)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -322,6 +304,6 @@ def test_errors_are_those_of_the_cpu_operator(changes, cpu_operators):
     said = []
     for operators in (torch.ops.ldeq, cpu_operators):
         with pytest.raises(RuntimeError) as error:
-            operators.anderson_step(*arguments(**changes))
+            operators.anderson_step(*step_arguments(**changes))
         said.append(re.sub(r"^.*?\.h:\d+, ", "", str(error.value).splitlines()[0]))
     assert said[0] == said[1] and any(f"{name} " in said[0] for name in (*changes, "f_ring", "m"))

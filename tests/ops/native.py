@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldeq.ops import library
+from ldeq.ops.anderson import SolveState
 
 needs_library = pytest.mark.skipif(library.MISSING is not None, reason=f"native library: {library.MISSING}")
 
@@ -21,3 +23,29 @@ class Calls(TorchDispatchMode):
         if func.namespace == "ldeq":
             self.names.append(func._opname)
         return func(*args, **(kwargs or {}))
+
+
+def step_arguments(device: str = "cpu", **changes):
+    """Arguments of anderson_step, in their order and all memory defined, but for the `changes` by name."""
+    x = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+    state = SolveState.new(x, 3, x.dtype, None)
+    given = {
+        "x": x,
+        "f_ring": [0.5 * x],
+        "leaving": None,
+        "g_ring": state.g_ring.zero_(),
+        "gram": state.gram,
+        "numbers": state.numbers,
+        "flags": state.flags,
+        "kept": state.kept.zero_(),
+        "x_next": torch.zeros_like(x),
+        "x_cast": None,
+        "slot": 0,
+    } | changes
+
+    def moved(value):
+        if isinstance(value, list):
+            return [v.to(device) for v in value]
+        return value.to(device) if isinstance(value, torch.Tensor) else value
+
+    return (*map(moved, given.values()), 1.0, 1e-8, 1e-4, True, False, True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ldeq import Landmarker
 from ldeq.data import SquareBox, crop_box, crop_matrix, invert, normalise, transform_points, warp
 from ldeq.ops import heatmap_readout
-from ldeq.video.tracking import FaceState, Tracker, TrackingSettings, follow_crop, move_heatmaps
+from ldeq.video.crops import follow_crop, move_heatmaps
+from ldeq.video.tracking import FaceState, Tracker, TrackingSettings
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 
 from ldeq import Landmarker
 from ldeq.data import SquareBox, crop_matrix, warp
-from ldeq.video.tracking import VIEWS, Tracker, TrackingSettings, view_matrix
+from ldeq.video.crops import VIEWS, view_matrix
+from ldeq.video.tracking import Tracker, TrackingSettings
 
 
 def test_views_are_the_crop_mirrored_and_moved() -> None:
