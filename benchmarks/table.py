@@ -1,4 +1,4 @@
-"""Writes `results/TABLE.md` and the short table of README.md from the JSON files in `results`."""
+"""The tables of the JSON files in `results`: all of them, written to `results/TABLE.md`, and the short one of the README."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "median_ms": ("median ms", "{:.2f}".format),
@@ -110,17 +108,9 @@ def short(records: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def updated(text: str, records: dict[str, dict[str, Any]]) -> str:
-    """README.md with the short table in its place."""
-    head, rest = text.split(START)
-    _, tail = rest.split(END)
-    return f"{head}{START}\n{short(records)}\n{END}{tail}"
-
-
 def main() -> None:
     records = load()
     (RESULTS / "TABLE.md").write_text(full(records))
-    README.write_text(updated(README.read_text(), records))
     print(short(records))
 
 
