@@ -140,17 +140,40 @@ LDEQ_INLINE void store_part(T* p, typename Traits<T>::Vec v, int64_t count) {
 }
 
 // --- reductions, in a fixed order ------------------------------------------------------------------------------------
+//
+// Halves are added to halves: lane after lane is a chain of as many additions, which cost a soft-argmax more than its exp.
 
-LDEQ_INLINE double sum(Floats v) {
-  double s = 0;
-  for (int i = 0; i < LDEQ_BYTES / 4; ++i) s += v[i];
-  return s;
+#if LDEQ_BYTES == 64
+LDEQ_INLINE double sum(Doubles v) {
+  const __m256d a = _mm256_add_pd(_mm512_castpd512_pd256((__m512d)v), _mm512_extractf64x4_pd((__m512d)v, 1));
+  const __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
 }
+LDEQ_INLINE double sum(Floats v) {
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+  return sum((Doubles)low + (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)));
+}
+#elif LDEQ_BYTES == 32
+LDEQ_INLINE double sum(Doubles v) {
+  const __m128d b = _mm_add_pd(_mm256_castpd256_pd128((__m256d)v), _mm256_extractf128_pd((__m256d)v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
+}
+LDEQ_INLINE double sum(Floats v) {
+  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+  return sum((Doubles)low + (Doubles)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)));
+}
+#else
 LDEQ_INLINE double sum(Doubles v) {
   double s = 0;
   for (int i = 0; i < LDEQ_BYTES / 8; ++i) s += v[i];
   return s;
 }
+LDEQ_INLINE double sum(Floats v) {
+  double s = 0;
+  for (int i = 0; i < LDEQ_BYTES / 4; ++i) s += v[i];
+  return s;
+}
+#endif
 
 // --- comparisons -----------------------------------------------------------------------------------------------------
 
