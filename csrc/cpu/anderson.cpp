@@ -52,7 +52,7 @@ int others(const Step& s, const int64_t* flags, int* slots) {
 void pass_one(const Step& s, int64_t first, int64_t last, double* sums) {
   constexpr int kSums = kMaxHistory + 3;
   std::vector<double> partial((last - first) * s.tiles * kSums);
-  parallel_for(0, (last - first) * s.tiles, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, (last - first) * s.tiles, grain(s.dim, kTile), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = first + i / s.tiles, tile = i % s.tiles, from = s.offset(b, tile);
       const int64_t* flags = s.flags_of(b);
@@ -115,7 +115,7 @@ Mixture weigh(const Step& s, int64_t b, const double* sums, double norm) {
 
 // Pass 2 over samples [first, last): the next x where a sample goes on, the same x where it has stopped.
 void pass_two(const Step& s, int64_t first, int64_t last, const Mixture* mixtures) {
-  parallel_for(0, (last - first) * s.tiles, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, (last - first) * s.tiles, grain(s.dim, kTile), [&](int64_t begin, int64_t end) {
     // Backwards: what pass 1 touched last is in the cache still.
     for (int64_t i = end - 1; i >= begin; --i) {
       const int64_t b = first + i / s.tiles, tile = i % s.tiles, from = s.offset(b, tile);
@@ -145,7 +145,7 @@ void pass_two(const Step& s, int64_t first, int64_t last, const Mixture* mixture
   });
 }
 
-void run(const Step& s) {
+void run(Step& s) {
   constexpr int kSums = kMaxHistory + 3;
   // A group feeds all threads; a stop that looks at the whole batch needs the whole batch measured first.
   const int64_t enough = (int64_t)torch::stable::get_num_threads() * 8 * kTile;
@@ -164,6 +164,7 @@ void run(const Step& s) {
       if (s.x_next && s.flags_of(b)[kActive])
         mixtures[b - first] = weigh(s, b, sums.data() + (b - first) * kSums, measured[b - first].norm);
     }
+    s.leaving.copy();
     if (s.x_next) pass_two(s, first, last, mixtures.data());
   }
 }
@@ -205,14 +206,15 @@ Tensor best_so_far(std::vector<Tensor> ring, const Tensor& kept, const Tensor& s
   const int64_t batch = start.size(0), dim = start.size(1);
   const int64_t bytes = dim * bytes_of(type_of(start, "start"));
   const int64_t* f = static_cast<const int64_t*>(flags.const_data_ptr());
+  for (int64_t b = 0; b < batch; ++b)
+    STD_TORCH_CHECK(f[b * flags.size(1) + kBest] < (int64_t)ring.size(), "flags name a slot that ring does not have");
   Tensor out = torch::stable::empty_like(start);
-  for (int64_t b = 0; b < batch; ++b) {
+  char* to = static_cast<char*>(out.mutable_data_ptr());
+  copy_rows(batch, bytes, [&](int64_t b) {
     const int64_t best = f[b * flags.size(1) + kBest];
-    STD_TORCH_CHECK(best < (int64_t)ring.size(), "flags name a slot that ring does not have");
     const Tensor& from = best >= 0 ? ring[best] : best == kInKept ? kept : start;
-    std::memcpy(static_cast<char*>(out.mutable_data_ptr()) + b * bytes,
-                static_cast<const char*>(from.const_data_ptr()) + b * bytes, bytes);
-  }
+    return std::pair<char*, const char*>(to + b * bytes, static_cast<const char*>(from.const_data_ptr()) + b * bytes);
+  });
   return out;
 }
 

@@ -20,7 +20,7 @@ void fixed_point_step(const Tensor& x, const Tensor& f, std::optional<Tensor> le
   const void* x_ = x.const_data_ptr();
   const void* f_ = f.const_data_ptr();
   const Stop stop{tol, relative, batch_stop};
-  const Leaving left = leaving_of(leaving, kept);
+  Leaving left = leaving_of(leaving, kept);
 
   std::vector<double> partial(batch * tiles * 2);
   std::vector<char> was_active(batch);
@@ -38,7 +38,7 @@ void fixed_point_step(const Tensor& x, const Tensor& f, std::optional<Tensor> le
     t.sums = sums;
     kernels().relax(t);
   };
-  parallel_for(0, batch * tiles, 4, [&](int64_t begin, int64_t end) {
+  parallel_for(0, batch * tiles, grain(dim, 4 * kTile), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       relax(i / tiles, i % tiles, was_active[i / tiles] || batch_stop, partial.data() + 2 * i);
   });
@@ -62,6 +62,7 @@ void fixed_point_step(const Tensor& x, const Tensor& f, std::optional<Tensor> le
       for (int64_t tile = 0; tile < tiles; ++tile) relax(b, tile, false, unused);
     }
   }
+  left.copy();
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "../check.h"
@@ -14,6 +15,11 @@ namespace ldeq::cpu {
 
 // Elements of one sample that one call of a kernel handles; the sums of tiles are added in their order, in double.
 constexpr int64_t kTile = 8192;
+
+// Tiles that are worth another thread, at `elements` of work in all: many samples may be smaller than one tile.
+inline int64_t grain(int64_t dim, int64_t elements) {
+  return std::max<int64_t>(1, elements / std::max<int64_t>(1, std::min(dim, kTile)));
+}
 
 struct Stop {
   double tol;
@@ -49,16 +55,40 @@ inline Measured measure(Type state, double gg, double ff, bool relative) {
   return state == Type::f64 ? measure_in<double>(gg, ff, relative) : measure_in<float>(gg, ff, relative);
 }
 
-// One value that leaves the ring as a new one takes its slot.
+// Copies `rows` rows of `bytes`; `ends` maps a row to (to, from). One core alone cannot fill the memory's bandwidth.
+template <typename Ends>
+void copy_rows(int64_t rows, int64_t bytes, const Ends& ends) {
+  constexpr int64_t kChunk = 1 << 18;
+  const int64_t chunks = (bytes + kChunk - 1) / kChunk;
+  torch::stable::parallel_for(0, rows * chunks, std::max<int64_t>(1, kChunk / std::max<int64_t>(1, bytes)),
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t i = begin; i < end; ++i) {
+                                  const auto [to, from] = ends(i / chunks);
+                                  const int64_t at = i % chunks * kChunk;
+                                  std::memcpy(to + at, from + at, std::min(kChunk, bytes - at));
+                                }
+                              });
+}
+
+// One value that leaves the ring as a new one takes its slot, and the samples of which it is the only copy of the best.
 struct Leaving {
   const char* data;  // null where the slot was empty
   char* kept;
   int64_t bytes;  // of one sample
+  std::vector<int64_t> samples;
+
+  void copy() {
+    copy_rows((int64_t)samples.size(), bytes, [&](int64_t i) {
+      const int64_t from = samples[i] * bytes;
+      return std::pair<char*, const char*>(kept + from, data + from);
+    });
+    samples.clear();
+  }
 };
 
-// Takes in one evaluation of sample b; afterwards flags[kActive] says whether it goes on.
+// Takes in one evaluation of sample b; afterwards flags[kActive] says whether it goes on. `leaving` is still to be copied.
 inline void record(int64_t b, double* numbers, int64_t* flags, const Measured& now, int64_t slot, bool batch_converged,
-                   const Stop& stop, const Leaving& leaving) {
+                   const Stop& stop, Leaving& leaving) {
   if (flags[kIterations] == 0) numbers[kFirstNorm] = now.norm;
   const bool active = flags[kActive] != 0, finite = now.finite();
   const bool better = active && finite && now.residual < numbers[kResidual];
@@ -68,7 +98,7 @@ inline void record(int64_t b, double* numbers, int64_t* flags, const Measured& n
     flags[kBest] = slot;
   } else if (flags[kBest] == slot) {
     // The only copy of the best: made when its slot is taken by something worse.
-    std::memcpy(leaving.kept + b * leaving.bytes, leaving.data + b * leaving.bytes, leaving.bytes);
+    leaving.samples.push_back(b);
     flags[kBest] = kInKept;
   }
   if (!active) return;
@@ -92,7 +122,7 @@ inline bool batch_converged(Type state, const std::vector<Measured>& all, const 
 
 inline Leaving leaving_of(const std::optional<Tensor>& value, const Tensor& kept) {
   return {static_cast<const char*>(pointer(value)), static_cast<char*>(kept.mutable_data_ptr()),
-          kept.size(1) * bytes_of(type_of(kept, "kept"))};
+          kept.size(1) * bytes_of(type_of(kept, "kept")), {}};
 }
 
 }  // namespace ldeq::cpu
