@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,21 +15,25 @@ import cv2
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..engine.console import Console
+from ..engine.console import PLAIN_INTERVAL, Console
 from ..engine.interruption import StopRequest
 from ..engine.settings import SettingsError
 from ..landmarker import Landmarker
 from ..video.drawing import Comparison, draw_faces
 from ..video.filters import DEFAULT, FILTERS, make_filter
-from ..video.landmark_files import CsvLandmarks, JsonLandmarks, LandmarkWriter
+from ..video.landmark_files import CsvLandmarks, JsonLandmarks, LandmarkWriter, landmarks_partial
 from ..video.reading import VideoError, VideoFrame, VideoReader
-from ..video.stream import Stream
+from ..video.stream import SAME_FACE, Stream, overlap
 from ..video.tracking import Stopwatch, TrackingSettings
-from ..video.writing import VideoWriter
+from ..video.writing import VideoWriter, checked_path, partial_path
 from .predict import parse_box
 
-STAGES = ("decode", "detect", "crop", "model", "filter", "draw", "write")
+STAGES = ("decode", "detect", "crop", "model", "filter", "each frame alone", "draw", "write")
+
+# How a shell tells that Ctrl-C ended a command.
+INTERRUPTED = 130
 
 
 @dataclass
@@ -68,8 +74,10 @@ class Pipeline:
 
     def stream(self, landmarker: Landmarker, rate: float, box: list[list[float]] | None, plain: bool = False) -> Stream:
         """The stream; with `plain`, each frame alone and without a filter, everything else the same."""
-        if self.iters < 1:
-            raise SettingsError(f"--iters must be >= 1, got {self.iters}")
+        least = {"iters": (self.iters, 1), "detect-every": (self.detect_every, 0), "max-faces": (self.max_faces, 1)}
+        for name, (value, low) in least.items():
+            if value is not None and value < low:
+                raise SettingsError(f"--{name} must be >= {low}, got {value}")
         return landmarker.stream(
             tracking=self._tracking(plain),
             smooth=None if plain else self.filter_name(landmarker),
@@ -90,7 +98,10 @@ class Pipeline:
 
     def describe(self, landmarker: Landmarker) -> str:
         """In a few words."""
-        solve = f"RwR, {self.iters} evaluation{'s' * (self.iters > 1)}" if self.rwr else "each frame alone"
+        views = f"{self.views} views" if self.views > 1 else ""
+        evaluations = f"{self.iters} evaluation{'s' * (self.iters > 1)}"
+        spent = " x ".join(filter(None, (views, evaluations if self.rwr else "")))
+        solve = ", ".join(filter(None, ("RwR" if self.rwr else "each frame alone", spent)))
         name = self.filter_name(landmarker)
         return solve if name is None else f"{solve} + {name}"
 
@@ -125,9 +136,15 @@ class Video:
             raise SettingsError("nothing to write: give -o out.mp4, --json or --csv")
         if self.compare and not self.out:
             raise SettingsError("--compare draws a video: give -o out.mp4")
-        if self.out and self.out.resolve() == self.video.resolve():
-            raise SettingsError(f"-o {self.out} is the video itself; choose another name")
+        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.video)
         console = Console()
+        try:
+            return self._follow(console)
+        except KeyboardInterrupt:
+            console.warn("ended at once; what was computed is saved")
+            return INTERRUPTED
+
+    def _follow(self, console: Console) -> int:
         box = parse_box(self.box)
         landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device)
         with ExitStack() as stack:
@@ -143,29 +160,34 @@ class Video:
                 streams.append(self.pipeline.stream(landmarker, rate, box, plain=True))
                 titles = ("each frame alone", self.pipeline.describe(landmarker))
                 comparison = Comparison(reader.width, reader.height, landmarker.layout, titles)
-            size = (comparison.width, comparison.height) if comparison else (reader.width, reader.height)
-            sink = stack.enter_context(_Sink(self.json, self.csv, landmarker, {"source": str(self.video), "fps": rate}))
+            facts = {"source": str(self.video), "fps": rate}
+            sink = stack.enter_context(_Sink(self.json, self.csv, landmarker, facts, console))
             if self.out:
-                sink.video = VideoWriter(self.out, size[0], size[1], rate, self.video, reader.start)
+                width, height, aspect = reader.width, reader.height, reader.aspect
+                if comparison is not None:
+                    width, height, aspect = comparison.width, comparison.height, Fraction(1)
+                sink.video = VideoWriter(self.out, width, height, reader.rate, self.video, reader.start, aspect)
             stop = stack.enter_context(StopRequest(lambda: console.say("stopping after this frame; Ctrl-C again ends at once")))
-            run = _Run(streams, sink, comparison, console)
-            with console.counting(str(self.video.name), reader.count or 0) as progress:
-                for frame in run.decoded(iter(reader)):
-                    run.step(frame)
-                    progress(run.frames, reader.count or run.frames)
-                    if stop.noted:
-                        break
+            run = _Run(streams, sink, comparison, console, box)
+            progress = stack.enter_context(_progress(console, self.video.name, reader.count))
+            for frame in run.decoded(iter(reader)):
+                run.step(frame)
+                progress(run.frames)
+                if stop.noted:
+                    break
             sink.complete = not stop.noted
             for path in sink.close():
                 console.say(f"wrote {path}")
             run.report()
             if stop.noted:
-                console.warn(f"stopped after {run.frames} frames; what was computed is saved")
+                console.warn(f"stopped after {_counted(run.frames)}; what was computed is saved")
             if reader.problem:
                 console.warn(f"{reader.problem}; what could be read was used")
+            if sink.video is not None and sink.video.problem:
+                console.warn(sink.video.problem)
             if not run.found:
                 console.warn("no face was found; give the first one's box with --box x1,y1,x2,y2, or try --detector yunet:FILE")
-            return 130 if stop.noted else 0
+            return INTERRUPTED if stop.noted else 0
 
 
 @dataclass
@@ -188,6 +210,9 @@ class Webcam:
     pipeline: tyro.conf.OmitArgPrefixes[Pipeline] = field(default_factory=Pipeline)
 
     def run(self) -> int:
+        if self.seconds is not None and not self.seconds > 0:
+            raise SettingsError(f"--seconds must be > 0, got {self.seconds}")
+        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv})
         console = Console()
         capture = cv2.VideoCapture(self.camera)
         if not capture.isOpened():
@@ -198,7 +223,8 @@ class Webcam:
         rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
         with ExitStack() as stack:
             stack.callback(capture.release)
-            sink = stack.enter_context(_Sink(self.json, self.csv, landmarker, {"source": f"camera {self.camera}", "fps": rate}))
+            facts = {"source": f"camera {self.camera}", "fps": rate}
+            sink = stack.enter_context(_Sink(self.json, self.csv, landmarker, facts, console))
             stop = stack.enter_context(StopRequest(lambda: None))
             run = _Run([self.pipeline.stream(landmarker, rate, None)], sink, None, console)
             console.say(f"camera {self.camera}: {self.pipeline.describe(landmarker)}; Ctrl-C ends")
@@ -228,10 +254,68 @@ def _camera_frames(capture: cv2.VideoCapture) -> Iterator[VideoFrame]:
         index += 1
 
 
+def check_places(outputs: dict[str, Path | None], video: Path | None = None) -> None:
+    """Refuses to write one file over another before anything is computed.
+
+    Args:
+        outputs: by the option that names them.
+        video: what is read, or None.
+
+    Raises:
+        SettingsError: if an output, or the name under which it grows, is the video or another output.
+        VideoError: if one cannot be written at all.
+    """
+    taken = {} if video is None else {os.path.realpath(video): "the video itself"}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        names = (checked_path(path), partial_path(path)) if option == "-o" else (path, landmarks_partial(path))
+        for name in names:
+            place = os.path.realpath(name)
+            if place in taken:
+                grows = "" if name == path else f" would grow as {name}, which"
+                raise SettingsError(f"{option} {path}{grows} is {taken[place]}; choose another name")
+            taken[place] = f"where {option} goes, too"
+
+
+@contextmanager
+def _progress(console: Console, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar with frames a second, without a terminal a line now and then; yields the function that takes the frames done."""
+    begin = last = time.monotonic()
+    if console.rich.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:.1f} frames/s"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console.rich, transient=True) as bar:
+            task = bar.add_task(name, total=total, speed=0.0)
+            yield lambda done: bar.update(task, completed=done, speed=done / max(time.monotonic() - begin, 1e-3))
+        return
+
+    def line(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL:
+            last = now
+            console.say(f"frame {done}{f' of {total}' if total else ''}, {done / (now - begin):.1f} frames/s")
+
+    yield line
+
+
+def _counted(frames: int) -> str:
+    return f"{frames} frame{'s' * (frames != 1)}"
+
+
 class _Sink:
     """Everything that a run writes; whole after `close`, partial after an error."""
 
-    def __init__(self, json: Path | None, csv: Path | None, landmarker: Landmarker, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, json: Path | None, csv: Path | None, landmarker: Landmarker, facts: dict[str, Any], console: Console
+    ) -> None:
+        self.console = console
         self.video: VideoWriter | None = None
         self.tables: list[LandmarkWriter] = []
         if json:
@@ -240,28 +324,58 @@ class _Sink:
         if csv:
             self.tables.append(CsvLandmarks(csv, landmarker.layout))
         self.complete = True
+        self.frames = 0
 
     def __enter__(self) -> _Sink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.complete &= kind is None
-        self.close()
+        if kind is None:
+            self.close()
+            return
+        self.complete = False
+        try:
+            for path in self.close():
+                if path.exists() and self.frames:
+                    self.console.say(f"what was computed is in {path}")
+        except VideoError:
+            pass  # what went wrong first is told; this follows from it
 
     def close(self) -> list[Path]:
-        """Ends every file; returns where they are."""
-        paths = [] if self.video is None else [self.video.close(self.complete)]
-        for table in self.tables:
-            table.close(self.complete)
-            paths.append(table.path)
+        """Ends every file, the others, too, where one of them cannot be ended.
+
+        Returns:
+            Where they are.
+
+        Raises:
+            VideoError: the first that happened.
+        """
+        paths, failures = [], []
+        parts: list[LandmarkWriter | VideoWriter] = [*self.tables]
+        if self.video is not None:
+            parts.append(self.video)
+        for part in parts:
+            try:
+                paths.append(part.close(self.complete))
+            except VideoError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return paths
 
 
 class _Run:
     """The way of a frame through the streams, the drawing and the files, with the time of each stage."""
 
-    def __init__(self, streams: list[Stream], sink: _Sink, comparison: Comparison | None, console: Console) -> None:
-        self.streams, self.sink, self.comparison, self.console = streams, sink, comparison, console
+    def __init__(
+        self,
+        streams: list[Stream],
+        sink: _Sink,
+        comparison: Comparison | None,
+        console: Console,
+        box: list[list[float]] | None = None,
+    ) -> None:
+        self.streams, self.sink, self.comparison, self.console, self.box = streams, sink, comparison, console, box
         self.watch = Stopwatch()
         self.frames = self.found = self.lost = 0
 
@@ -279,9 +393,14 @@ class _Run:
         faces, *others = [stream(frame.image, frame.time) for stream in self.streams]
         self.found += bool(faces)
         begin = time.perf_counter()
+        if self.box is not None and not self.frames:
+            x1, y1, x2, y2 = self.box[0]
+            if not any(overlap(face.box, (x1, y1, x2, y2)) > SAME_FACE for face in faces):
+                self.console.warn("there is no face in the --box; it must be tight around the landmarks, in the first frame")
         for face in faces:
             if face.reset and (face.reset != "start" or self.frames):
-                self.console.say(f"frame {frame.index}, {frame.time:.2f} s: face {face.id} starts anew: {face.reset}")
+                what = "is found" if face.reset == "start" else f"starts anew: {face.reset}"
+                self.console.say(f"frame {frame.index}, {frame.time:.2f} s: face {face.id} {what}")
         if self.sink.video is not None:
             if self.comparison is not None:
                 picture = self.comparison.draw(frame.image, others[0], faces, frame.time)
@@ -293,17 +412,19 @@ class _Run:
             table.write(frame.index, frame.time, faces)
         self.watch.add("write", begin)
         self.frames += 1
+        self.sink.frames = self.frames
 
     def report(self) -> None:
         """Frames a second, and the milliseconds of each stage."""
-        tracker = self.streams[0].tracker.watch.seconds
-        seconds = {**self.watch.seconds, **tracker}
+        seconds = {**self.watch.seconds, **self.streams[0].tracker.watch.seconds}
+        if others := sum(sum(stream.tracker.watch.seconds.values()) for stream in self.streams[1:]):
+            seconds["each frame alone"] = others
         total = sum(seconds.values())
         if not self.frames or not total:
             return
         stages = ", ".join(f"{s} {1e3 * seconds[s] / self.frames:.1f}" for s in STAGES if s in seconds)
         model = seconds.get("model", 0.0)
-        line = f"{self.frames} frames, {self.found} with a face; {self.frames / total:.1f} frames/s"
+        line = f"{_counted(self.frames)}, {self.found} with a face; {self.frames / total:.1f} frames/s"
         if model:
             line += f", {self.frames / model:.1f} by the model alone"
         self.console.say(f"{line}. Milliseconds a frame: {stages}")

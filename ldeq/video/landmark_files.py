@@ -23,23 +23,58 @@ class LandmarkWriter:
             VideoError: if the file cannot be written.
         """
         self.path = Path(path).expanduser()
-        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        if self.path.is_dir():
+            raise VideoError(f"cannot write {self.path}: it is a folder; give the name of a file")
+        self.partial = landmarks_partial(self.path)
+        self.frames = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("w", newline="")
+            self._file = self.partial.open("w", newline="")
         except OSError as error:
-            raise VideoError(f"cannot write {self.path}: {error.strerror}") from error
+            raise VideoError(f"cannot write {self.path}: {error.strerror}; choose another place") from error
 
     def write(self, frame: int, time: float, faces: Sequence[Face]) -> None:
-        """Appends the faces of a frame; `time` in seconds."""
-        raise NotImplementedError
+        """Appends the faces of a frame; `time` in seconds.
 
-    def close(self, complete: bool = True) -> None:
-        """Ends the file; a second call does nothing."""
+        Raises:
+            VideoError: when the disk is full.
+        """
+        try:
+            self._append(frame, time, faces)
+            self.frames += 1
+        except OSError as error:
+            raise VideoError(
+                f"cannot go on writing {self.partial}: {error.strerror}; make room or choose another place"
+            ) from error
+
+    def close(self, complete: bool = True) -> Path:
+        """Ends the file; a second call does nothing.
+
+        Args:
+            complete: whether every frame is in it; if not, and there is none, nothing is left.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            VideoError: if the end cannot be written; the partial file stays.
+        """
         if not self._file.closed:
-            self._end(complete)
-            self._file.close()
-            os.replace(self._partial, self.path)
+            try:
+                with self._file:
+                    self._end(complete)
+                if complete or self.frames:
+                    os.replace(self.partial, self.path)
+                else:  # what an earlier run wrote is worth more
+                    self.partial.unlink()
+            except OSError as error:
+                raise VideoError(
+                    f"cannot write the end of {self.path}: {error.strerror}; {self.partial} holds what there was room for"
+                ) from error
+        return self.path
+
+    def _append(self, frame: int, time: float, faces: Sequence[Face]) -> None:
+        raise NotImplementedError
 
     def _end(self, complete: bool) -> None:
         pass
@@ -58,7 +93,7 @@ class JsonLandmarks(LandmarkWriter):
         self._file.write(head[:-1] + (", " if facts else "") + '"frames": [')
         self._separator = "\n"
 
-    def write(self, frame: int, time: float, faces: Sequence[Face]) -> None:
+    def _append(self, frame: int, time: float, faces: Sequence[Face]) -> None:
         entry = {"frame": frame, "time": round(time, 6), "faces": [face_record(face) for face in faces]}
         self._file.write(self._separator + json.dumps(entry))
         self._separator = ",\n"
@@ -76,11 +111,16 @@ class CsvLandmarks(LandmarkWriter):
         names = [f"{what}_{i}" for i in range(layout.count) for what in ("x", "y", "std")]
         self._rows.writerow(["frame", "time", "face", "reset", "x1", "y1", "x2", "y2", *names])
 
-    def write(self, frame: int, time: float, faces: Sequence[Face]) -> None:
+    def _append(self, frame: int, time: float, faces: Sequence[Face]) -> None:
         for face in faces:
             r = face_record(face)
             values = [v for (x, y), s in zip(r["points"], r["std"], strict=True) for v in (x, y, s)]
             self._rows.writerow([frame, round(time, 6), r["id"], r["reset"] or "", *r["box"], *values])
+
+
+def landmarks_partial(path: Path) -> Path:
+    """Where landmarks are until their file is whole."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def face_record(face: Face) -> dict[str, Any]:

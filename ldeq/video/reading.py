@@ -18,6 +18,9 @@ MISSING_FRAMES = 2
 
 DEFAULT_RATE = Fraction(25)
 
+# Files without a frame rate may declare the unit of their clock instead: 1,000 or 90,000.
+FASTEST = 500
+
 
 class VideoError(ValueError):
     """A video that cannot be read or written; the message says what to do."""
@@ -70,6 +73,7 @@ class VideoReader:
         height: the same.
         rate: average frames a second, the declared one.
         count: frames that the file declares, or None where it does not say.
+        aspect: width of a pixel over its height, of an upright frame; frames are as they are stored.
         rotation: degrees that a stored frame is turned counterclockwise to be upright: 0, 90, 180, 270.
         has_audio: whether there is sound.
         problem: what was wrong, in a sentence, known once the frames have been read; None if nothing was.
@@ -91,15 +95,18 @@ class VideoReader:
             self._container: Any = self._av.open(str(self.path), metadata_errors="ignore")
         except self._av.error.FFmpegError as error:
             raise VideoError(
-                f"cannot read the video {self.path}: it is damaged, incomplete or no video ({error.strerror})"
+                f"cannot read the video {self.path}: it is damaged, incomplete or no video ({error.strerror}); get it anew"
             ) from error
-        if not self._container.streams.video:
+        cover = self._av.stream.Disposition.attached_pic
+        films = [s for s in self._container.streams.video if not s.disposition & cover and s.codec_context is not None]
+        if not films:
             self._container.close()
-            raise VideoError(f"cannot read the video {self.path}: it holds no pictures, only sound or data")
-        self._stream = self._container.streams.video[0]
+            raise VideoError(f"cannot read the video {self.path}: it holds no film, only sound, a cover or data")
+        self._stream = films[0]
         self._stream.thread_type = "AUTO"
         self.has_audio = bool(self._container.streams.audio)
-        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_RATE)
+        rates = (self._stream.average_rate, self._stream.guessed_rate)
+        self.rate = next((Fraction(rate) for rate in rates if rate and 0 < rate <= FASTEST), DEFAULT_RATE)
         self.count: int | None = self._stream.frames or None
         self.start = (self._container.start_time or 0) / self._av.time_base
         self.problem: str | None = None
@@ -108,11 +115,14 @@ class VideoReader:
         self._next: Any = next(self._decoded, None)
         if self._next is None:
             self._container.close()
-            reason = self.problem or "none of its frames can be decoded"
+            reason = self.problem or "none of its frames can be decoded; get it anew"
             raise VideoError(f"cannot read the video {self.path}: {reason}")
         self.rotation = round(self._next.rotation / 90) * 90 % 360
         self._size = (self._next.width, self._next.height)
-        self.width, self.height = self._size if self.rotation % 180 == 0 else self._size[::-1]
+        upright = self.rotation % 180 == 0
+        self.width, self.height = self._size if upright else self._size[::-1]
+        aspect = Fraction(self._stream.sample_aspect_ratio or 1)
+        self.aspect = aspect if upright else 1 / aspect
 
     def __enter__(self) -> VideoReader:
         return self

@@ -15,8 +15,13 @@ from .reading import VideoError, require_av
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 
-# Sound that browsers play from an MP4 file; every other is encoded anew.
-COPIED_AUDIO = ("aac", "mp3", "opus", "flac")
+# Sound that goes along as it is, by the file that it goes into; every other is encoded anew.
+COPIED_AUDIO = {
+    ".mp4": ("aac", "mp3", "opus", "flac"),
+    ".m4v": ("aac",),
+    ".mov": ("aac", "mp3"),
+    ".mkv": ("aac", "mp3", "opus", "flac", "vorbis", "ac3"),
+}
 
 # Of the rates that AAC knows, those in use; any other is resampled to the last.
 AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -27,6 +32,12 @@ TIME_BASE = Fraction(1, 90_000)
 # x264's scale of quality, 0 lossless, 51 worst: drawn lines and small text stay sharp.
 QUALITY = 18
 
+# An MP4 file in fragments plays as far as it goes, whatever ends it: a full disk, a lost machine.
+FRAGMENTED = "+frag_keyframe+delay_moov"
+
+# Frames between two key frames, and so the most that a fragment holds.
+KEY_FRAME_EVERY = 125
+
 _BT709 = 1
 _LIMITED = 1
 
@@ -34,13 +45,19 @@ _LIMITED = 1
 class VideoWriter:
     """Writes frames with their times.
 
-    The file grows beside its place under the name ``NAME.partial.SUFFIX``, and takes its place when it is whole. After an error
-    or an interruption the partial file stays; it plays as far as it goes.
+    The file grows beside its place under the name ``NAME.partial.SUFFIX``, and takes its place when it is whole. After an
+    error, an interruption or on a full disk the partial file stays; it plays as far as it goes.
 
     ```python
     with VideoWriter("out.mp4", 640, 360, rate=25, sound="in.mp4") as video:
         video.write(image, time)
     ```
+
+    Attributes:
+        path: where the file shall be.
+        partial: where it is until then.
+        frames: written so far.
+        problem: why the sound is not whole, in a sentence; None if it is.
     """
 
     def __init__(
@@ -51,6 +68,7 @@ class VideoWriter:
         rate: float | Fraction,
         sound: str | Path | None = None,
         sound_start: float = 0.0,
+        aspect: Fraction = Fraction(1),
     ) -> None:
         """
         Args:
@@ -60,25 +78,27 @@ class VideoWriter:
             rate: average frames a second; each frame has its own time all the same.
             sound: a file whose sound goes along as far as the frames do.
             sound_start: time in that file, in seconds, that is 0 here.
+            aspect: width of a pixel over its height.
 
         Raises:
             VideoError: if PyAV is missing, the suffix is another one, or the file cannot be written.
         """
         self._av = require_av()
-        self.path = Path(path).expanduser()
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise VideoError(f"cannot write {self.path}: choose a name that ends in {', '.join(SUFFIXES)}")
-        self.partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+        self.path = checked_path(path)
+        self.partial = partial_path(self.path)
         self.size = (width, height)
-        options = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
+        suffix = self.path.suffix.lower()
+        self._errors = (OSError, self._av.error.FFmpegError)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.open("wb").close()  # FFmpeg opens its file with the first frame: too late to say that it cannot
+            options = {} if suffix == ".mkv" else {"movflags": FRAGMENTED}
             self._container: Any = self._av.open(str(self.partial), "w", options=options)
-        except OSError as error:
-            raise VideoError(f"cannot write {self.path}: {error.strerror}") from error
-        self._stream = self._container.add_stream(
-            "libx264", rate=Fraction(rate).limit_denominator(100_000), options={"crf": str(QUALITY), "preset": "veryfast"}
-        )
+        except self._errors as error:
+            raise VideoError(f"cannot write {self.path}: {reason(error)}; choose another place") from error
+        self._rate = Fraction(rate).limit_denominator(100_000)
+        settings = {"crf": str(QUALITY), "preset": "veryfast", "g": str(KEY_FRAME_EVERY)}
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=settings)
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
@@ -86,10 +106,18 @@ class VideoWriter:
         # Untagged colours are guessed from the size of the picture.
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        self._sound = None if sound is None else _Sound(self._av, Path(sound), self._container, sound_start)
+        if aspect != 1:
+            context.sample_aspect_ratio = aspect
+        self._sound = (
+            None if sound is None else _Sound(self._av, Path(sound), self._container, sound_start, COPIED_AUDIO[suffix])
+        )
         self._last = -1
         self._open = True
         self.frames = 0
+
+    @property
+    def problem(self) -> str | None:
+        return None if self._sound is None else self._sound.problem
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -117,9 +145,14 @@ class VideoWriter:
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         self._last = max(self._last + 1, round(time / TIME_BASE))
         frame.pts, frame.time_base = self._last, TIME_BASE
-        self._mux(self._stream.encode(frame))
-        if self._sound is not None:
-            self._sound.copy(time)
+        try:
+            self._container.mux(self._stream.encode(frame))
+            if self._sound is not None:
+                self._sound.copy(time)
+        except self._errors as error:
+            raise VideoError(
+                f"cannot go on writing {self.partial}: {reason(error)}; make room or choose another place"
+            ) from error
         self.frames += 1
 
     def close(self, complete: bool = True) -> Path:
@@ -130,47 +163,102 @@ class VideoWriter:
 
         Returns:
             Where it is.
+
+        Raises:
+            VideoError: if the end cannot be written; the partial file stays.
         """
         if self._open:
             self._open = False
             try:
-                if self.frames:
-                    self._mux(self._stream.encode(None))
+                try:
+                    if self.frames:
+                        self._container.mux(self._stream.encode(None))
+                        if self._sound is not None:
+                            self._sound.copy(float(self._last * TIME_BASE + 1 / self._rate))
+                            self._sound.finish()
+                finally:
                     if self._sound is not None:
-                        self._sound.finish(float((self._last + 1) * TIME_BASE))
+                        self._sound.close()
+                    self._container.close()
+                if self.frames and complete:
+                    self._put_in_place()
+            except self._errors as error:
+                raise VideoError(
+                    f"cannot write the end of {self.path}: {reason(error)}; {self.partial} plays as far as it goes"
+                ) from error
             finally:
-                self._container.close()
-                if self._sound is not None:
-                    self._sound.close()
-            if not self.frames:
-                self.partial.unlink(missing_ok=True)
-            elif complete:
-                os.replace(self.partial, self.path)
-                self.partial = self.path
+                if not self.frames:
+                    self.partial.unlink(missing_ok=True)
         return self.partial
 
-    def _mux(self, packets: Any) -> None:
-        try:
-            self._container.mux(packets)
-        except OSError as error:
-            raise VideoError(f"cannot go on writing {self.partial}: {error.strerror}") from error
+    def _put_in_place(self) -> None:
+        """Makes one piece of the fragments, the index in front: players then know the length, and seek, at once."""
+        if self.path.suffix.lower() != ".mkv":
+            whole = self.path.with_name(f"{self.path.stem}.partial.whole{self.path.suffix}")
+            try:
+                _in_one_piece(self._av, self.partial, whole)
+                os.replace(whole, self.partial)
+            finally:
+                whole.unlink(missing_ok=True)
+        os.replace(self.partial, self.path)
+        self.partial = self.path
+
+
+def checked_path(path: str | Path) -> Path:
+    """The path of a video to be written.
+
+    Raises:
+        VideoError: if its suffix is none that can be written, or it is a folder.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise VideoError(f"cannot write {path}: choose a name that ends in {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise VideoError(f"cannot write {path}: it is a folder; give the name of a file")
+    return path
+
+
+def partial_path(path: Path) -> Path:
+    """Where a video is until it is whole."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def reason(error: Exception) -> str:
+    """What the system says, without its number and the name of the file."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _in_one_piece(av: Any, source: Path, target: Path) -> None:
+    with av.open(str(source)) as given, av.open(str(target), "w", options={"movflags": "+faststart"}) as made:
+        streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+        for packet in given.demux():
+            if packet.dts is not None:  # the demuxer's last, empty ones
+                packet.stream = streams[packet.stream.index]
+                made.mux(packet)
 
 
 class _Sound:
-    """Copies the first sound track of a file beside the frames, or encodes it as AAC where it cannot be copied."""
+    """Copies the first sound track of a file beside the frames, or encodes it as AAC where it cannot be copied.
 
-    def __init__(self, av: Any, path: Path, output: Any, start: float) -> None:
+    `problem` says why the track is missing or ends early; pictures are worth more than their sound, so nothing raises for it.
+    """
+
+    def __init__(self, av: Any, path: Path, output: Any, start: float, copied: tuple[str, ...]) -> None:
         self._output, self._start = output, start
         self._input = av.open(str(path), metadata_errors="ignore")
         self._error = av.error.FFmpegError
         self._packets: Any = iter(())
         self._next: Any = None
         self._encode = False
+        self.problem: str | None = None
         if not self._input.streams.audio:
             return
         source = self._input.streams.audio[0]
         context = source.codec_context
-        self._encode = context.codec.canonical_name not in COPIED_AUDIO
+        if context is None:
+            self.problem = f"the sound of {path} is left out: this FFmpeg does not know its codec"
+            return
+        self._encode = context.codec.canonical_name not in copied
         if self._encode:
             rate = context.sample_rate if context.sample_rate in AAC_RATES else AAC_RATES[-1]
             self._stream = output.add_stream("aac", rate=rate, layout="mono" if context.layout.nb_channels == 1 else "stereo")
@@ -182,14 +270,15 @@ class _Sound:
     def _advance(self) -> None:
         try:
             self._next = next(self._packets, None)
-        except self._error:  # a damaged track ends where the damage is
+        except self._error as error:  # a damaged track ends where the damage is
             self._next = None
+            self.problem = f"the sound ends early: it is damaged ({reason(error)})"
 
     def copy(self, until: float) -> None:
         """Everything that begins before a time."""
         while self._next is not None:
             packet = self._next
-            if packet.dts is not None and float(packet.dts * packet.time_base) - self._start > until:
+            if packet.dts is not None and float(packet.dts * packet.time_base) - self._start >= until:
                 return
             self._write(packet)
             self._advance()
@@ -199,7 +288,7 @@ class _Sound:
             if packet.dts is None:  # the demuxer's last, empty one
                 return
             shift = round(self._start / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.pts, packet.dts = (packet.dts if packet.pts is None else packet.pts) - shift, packet.dts - shift
             packet.stream = self._stream
             self._output.mux(packet)
             return
@@ -210,10 +299,16 @@ class _Sound:
         for frame in frames:
             if frame.pts is not None:
                 frame.pts -= round(self._start / frame.time_base)
-            self._output.mux(self._stream.encode(frame))
+            try:
+                sound = self._stream.encode(frame)
+            except ValueError as error:  # a track that changes its format on the way
+                self.problem = f"the sound ends early: it cannot be encoded ({reason(error)})"
+                self._packets = iter(())
+                return
+            self._output.mux(sound)
 
-    def finish(self, until: float) -> None:
-        self.copy(until)
+    def finish(self) -> None:
+        """Whatever the encoder still holds."""
         if self._encode:
             self._output.mux(self._stream.encode(None))
 

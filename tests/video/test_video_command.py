@@ -29,9 +29,9 @@ def test_a_video_with_everything(tmp_path: Path, capsys: pytest.CaptureFixture[s
     arguments = ["video", str(path), "-o", f"{out}/v.mp4", "--json", f"{out}/v.json", "--csv", f"{out}/v.csv", "--box", box(3)]
     assert main([*arguments, "--compare", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "RwR, 1 evaluation + " in printed
+    assert "RwR, 4 views x 1 evaluation + " in printed
     assert "8 frames, 8 with a face" in printed
-    for stage in ("decode", "crop", "model", "draw", "write", "flicker"):
+    for stage in ("decode", "crop", "model", "each frame alone", "draw", "write", "flicker"):
         assert stage in printed
     document = json.loads((out / "v.json").read_text())
     assert document["complete"]

@@ -175,7 +175,7 @@ def test_files_that_are_no_video_are_refused_in_a_sentence(tmp_path: Path, what:
             frame.sample_rate, frame.pts = 44_100, 0
             container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        expected = "it holds no pictures"
+        expected = "it holds no film"
     else:
         write_clip(path, [pattern(96, 64, t) for t in range(10)])
         data = path.read_bytes()
@@ -229,5 +229,10 @@ def test_landmarks_survive_json_and_csv(tmp_path: Path) -> None:
         np.testing.assert_allclose(read, record["points"])
         assert [float(row[f"std_{i}"]) for i in range(68)] == record["std"]
     stopped = JsonLandmarks(tmp_path / "b.json", {})
+    stopped.write(0, 0.0, [])
     stopped.close(complete=False)
-    assert json.loads((tmp_path / "b.json").read_text()) == {"frames": [], "complete": False}
+    assert json.loads((tmp_path / "b.json").read_text())["complete"] is False
+    # A run that fails before its first frame leaves what an earlier one wrote.
+    JsonLandmarks(tmp_path / "b.json", {}).close(complete=False)
+    assert len(json.loads((tmp_path / "b.json").read_text())["frames"]) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json", "b.json"]
