@@ -10,11 +10,15 @@ How a gradient flows here: the solve runs without a graph; one tracked evaluatio
 replaces the incoming dL/dz by u, and autograd then goes on through that one evaluation. The node refers to the graph
 upstream of itself and nothing refers back to it, so a graph whose backward never runs is freed like any other (a hook on z
 that closes over z would keep it for ever).
+
+What comes out is a first derivative. To differentiate it again would take the dependence of u and of z* on everything else,
+which the one recorded evaluation does not hold; that is an error and not a wrong number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -22,15 +26,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .implicit_graphs import SolveGraphs
+from .implicit_graphs import SolveGraphs, under_transform
+from .ops import use_backend
 from .solvers import Injected, Solution, Status, fixed_point
 from .solvers.solution import check_choice
 
 Cell = Callable[[Tensor, Any], Tensor]
 Solver = Callable[..., Solution]
+PullBack = Callable[[Tensor], Tensor | None]
+"""u to J^T u, each `(B, ...)`; None for zero."""
 
 GRADIENTS = ("implicit", "jfb", "unrolled")
 
@@ -63,9 +69,9 @@ class DEQ(nn.Module):
                 x is a tensor or any structure of tensors.
             solver: ``solver(f, z0) -> Solution``; set its options with `functools.partial`. Its f can be narrowed to some
                 samples (`compact`) if x can, see `Injected`.
-            gradient: ``"implicit"``, by the backward solve; ``"jfb"``, Jacobian-free (Fung et al. 2022): the last
-                `phantom_steps` evaluations are differentiated and nothing else; ``"unrolled"``, through every step of
-                the solver.
+            gradient: ``"implicit"``, by the backward solve, for first derivatives alone; ``"jfb"``, Jacobian-free (Fung et al.
+                2022): the last `phantom_steps` evaluations are differentiated and nothing else; ``"unrolled"``, through every
+                step of the solver.
             backward_solver: solver of u = J^T u + dL/dz, from zeros; the forward one if None. The first evaluation at
                 zeros is dL/dz itself and costs nothing. Its stop should be relative: gradients have no scale of their own.
                 It returns f, whatever a partial says of `returns`: where J expands, the best x can be the start, a gradient
@@ -107,6 +113,8 @@ class DEQ(nn.Module):
         Returns:
             the state `(B, ...)` and the forward `Solution`, whose `adjoint` is filled once backward has run.
         """
+        if z0.is_inference() and torch.is_grad_enabled():
+            z0 = z0.clone()  # autograd may not keep a tensor made in inference mode
         if self.gradient == "unrolled":
             sol = self._iterate(z0, x, max_iter)
             return (self.cell(sol.value, x) if self.final_evaluation else sol.value), sol
@@ -115,7 +123,8 @@ class DEQ(nn.Module):
             if torch.is_grad_enabled() and self.gradient == "implicit":
                 solvers.append(self.backward_solver)
             solve = partial(self._solve, max_iter=max_iter)
-            replayed = self.graphs(solve, self.cell, solvers, z0, x, variant=max_iter)
+            variant = (max_iter, self.gradient, self.phantom_steps, self.final_evaluation)
+            replayed = self.graphs(solve, self.cell, solvers, z0, x, variant)
             if replayed is not None:
                 return replayed
         z, sol, adjoint = self._solve(z0, x, max_iter)
@@ -133,11 +142,16 @@ class DEQ(nn.Module):
                 z = self.cell(z, x)
             return z, sol, None
 
+        if under_transform():  # torch.func does not let a tensor be marked for autograd
+            z_star = sol.value.detach()
+            z, pull_back = torch.func.vjp(lambda z: self.cell(z, x), z_star)  # type: ignore[misc]
+            with _plain_under_transform():
+                return z, sol, _AdjointSolve(z_star, lambda u: pull_back(u)[0], self.backward_solver)
         z_star = sol.value.detach().requires_grad_()
         z = self.cell(z_star, x)
         if not z.requires_grad:  # a cell that ignores its state, and nothing else to differentiate
             return z, sol, None
-        return z, sol, _AdjointSolve(z_star, get_gradient_edge(z), self.backward_solver)
+        return z, sol, _AdjointSolve(z_star, partial(_pull_back, get_gradient_edge(z), z_star), self.backward_solver)
 
     def _iterate(self, z0: Tensor, x: Any, max_iter: int | None) -> Solution:
         if max_iter == 0:
@@ -146,14 +160,20 @@ class DEQ(nn.Module):
             status = torch.full((batch,), int(Status.MAX_ITER), device=device)
             return Solution(z0, unknown, torch.zeros(batch, dtype=torch.int64, device=device), status)
         options = {} if max_iter is None else {"max_iter": max_iter}
-        return self.solver(Injected(self.cell, x), z0, **options)
+        with _plain_under_transform():
+            return self.solver(Injected(self.cell, x), z0, **options)
+
+
+def _plain_under_transform() -> AbstractContextManager[object]:
+    """Solves in plain PyTorch inside of torch.func, whose tensors have no memory that a compiled step could be given."""
+    return use_backend("torch") if under_transform() else nullcontext()
 
 
 class _AdjointSolve:
     """Solves u = J^T u + dL/dz with the vector-Jacobian product of one recorded evaluation."""
 
-    def __init__(self, z_star: Tensor, output: GradientEdge, solver: Solver) -> None:
-        self.z_star, self.output, self.solver = z_star, output, solver
+    def __init__(self, z_star: Tensor, pull_back: PullBack, solver: Solver) -> None:
+        self.z_star, self.pull_back, self.solver = z_star, pull_back, solver
         # Autograd runs a GPU's backward in a thread of its own, where the choice of `use_backend` would be lost.
         self.context = copy_context()
 
@@ -162,7 +182,7 @@ class _AdjointSolve:
         return self.context.copy().run(self._solve, grad)
 
     def _solve(self, grad: Tensor) -> tuple[Tensor, Solution]:
-        sol = self.solver(_Product(self.z_star, self.output, grad), torch.zeros_like(grad))
+        sol = self.solver(_Product(self.z_star, self.pull_back, grad), torch.zeros_like(grad))
         # A NaN or infinite dL/dz goes on as it is: zeros in its place would hide an overflow from a gradient scaler.
         lost = (sol.status == Status.NONFINITE) & (sol.iterations == 1)
         return torch.where(lost.reshape(-1, *[1] * (grad.ndim - 1)), grad, sol.value), sol
@@ -171,8 +191,8 @@ class _AdjointSolve:
 class _Product:
     """u -> J^T u + dL/dz, of all samples or of some."""
 
-    def __init__(self, z_star: Tensor, output: GradientEdge, grad: Tensor, rows: Tensor | None = None) -> None:
-        self.z_star, self.output, self.grad, self.rows = z_star, output, grad, rows
+    def __init__(self, z_star: Tensor, pull_back: PullBack, grad: Tensor, rows: Tensor | None = None) -> None:
+        self.z_star, self.pull_back, self.grad, self.rows = z_star, pull_back, grad, rows
         self.at_start = rows is None
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -181,15 +201,20 @@ class _Product:
             return self.grad
         if self.rows is not None:
             # What was recorded is one evaluation of the whole batch; other samples than these are given nothing to pull back.
-            u = torch.zeros_like(self.z_star).index_copy(0, self.rows, u)
-        (product,) = torch.autograd.grad(self.output, self.z_star, u, retain_graph=True, allow_unused=True)
+            u = u.new_zeros(self.z_star.shape).index_copy(0, self.rows, u)
+        product = self.pull_back(u)
         if product is None:
             return self.grad
         return self.grad + (product if self.rows is None else product[self.rows])
 
     def select(self, rows: Tensor) -> _Product:
         whole = rows if self.rows is None else self.rows[rows]
-        return _Product(self.z_star, self.output, self.grad[rows], whole)
+        return _Product(self.z_star, self.pull_back, self.grad[rows], whole)
+
+
+def _pull_back(output: GradientEdge, z_star: Tensor, u: Tensor) -> Tensor | None:
+    """J^T u of the evaluation recorded behind `output`, None where it does not depend on z_star."""
+    return torch.autograd.grad(output, z_star, u, retain_graph=True, allow_unused=True)[0]
 
 
 def _backward_solver(chosen: Solver) -> Solver:
@@ -213,13 +238,43 @@ class _ReplaceGradient(torch.autograd.Function):
     """Identity forward; backward hands the gradient to an `_AdjointSolve` and passes on its answer."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, adjoint: _AdjointSolve, forward: Solution) -> Tensor:
-        ctx.adjoint, ctx.forward_solution = adjoint, forward
+    def forward(z: Tensor, adjoint: _AdjointSolve, forward: Solution) -> Tensor:
         return z.view_as(z)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _AdjointSolve, Solution], output: Tensor) -> None:
+        z, ctx.adjoint, ctx.forward_solution = inputs
+        ctx.save_for_backward(z)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        u, solution = ctx.adjoint(grad)
+        with torch.no_grad():
+            u, solution = ctx.adjoint(grad)
         ctx.forward_solution.adjoint = replace(solution, value=solution.value.new_empty(0))
+        if torch.is_grad_enabled():  # create_graph=True
+            u = _FirstDerivative.apply(u, *ctx.saved_tensors)
         return u, None, None
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """Identity on u; an error when differentiated.
+
+    It takes the z that u belongs to as well: whatever a second derivative is asked for lies upstream of that z, so that every
+    way there comes through here. (`once_differentiable` alone is passed by: u has no graph, and autograd then goes on as if u
+    were a constant.)
+    """
+
+    @staticmethod
+    def forward(u: Tensor, z: Tensor) -> Tensor:
+        return u.view_as(u)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        raise RuntimeError(
+            "a second derivative was asked for through DEQ(gradient='implicit'), which has a first one only; use "
+            "gradient='unrolled'"
+        )

@@ -21,7 +21,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
@@ -76,14 +75,14 @@ class SolveGraphs:
             cell: whose parameters it reads.
             solvers: that it runs.
             z0, x: what it is given.
-            variant: whatever else the work depends on, such as its budget: a capture serves one.
+            variant: whatever else the work depends on, such as its budget, hashable: a capture serves one.
 
         Returns:
             z and the solution, or None where a capture is impossible: `reason` then says why, and a warning does so once.
         """
         self.reason = self._obstacle(cell, solvers, z0, x)
         if self.reason is None:
-            graph = self._find(solve, cell, z0, x, variant)
+            graph = self._find(solve, cell, z0, x, (variant, *solvers))
             if graph is not None:
                 return graph(z0, x)
         if self.reason is not None and self.reason not in self._warned:
@@ -98,8 +97,10 @@ class SolveGraphs:
                 return reason
         if not isinstance(cell, nn.Module):
             return f"the cell must be a torch.nn.Module, whose parameters are known, not {type(cell).__name__}"
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if under_transform():
             return "a torch.func transform is active"
+        if torch.is_grad_enabled() and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            return "hooks on saved tensors are active (checkpointing or offloading), which a replay would not call"
         if torch.is_anomaly_enabled():
             return "anomaly detection is on"
         if getattr(cell, "_is_replica", False):
@@ -124,7 +125,9 @@ class SolveGraphs:
         return None
 
     def _find(self, solve: Solve, cell: nn.Module, z0: Tensor, x: Any, variant: Hashable) -> SolveGraph | None:
-        storage = tuple((t.data_ptr(), t.dtype, t.requires_grad) for t in (*cell.parameters(), *cell.buffers()))
+        # The object as well as its address: a new parameter that shares the memory of the old one must get the gradient.
+        tensors = (*cell.parameters(), *cell.buffers())
+        storage = (cell, *((id(t), t.data_ptr(), t.dtype, t.requires_grad) for t in tensors))
         if storage != self._storage:
             # Optimizers write in place; `.to()` and loading with assign=True move, and every graph reads the old addresses.
             self._captured.clear()
@@ -139,7 +142,8 @@ class SolveGraphs:
             str(spec),
             torch.is_grad_enabled(),
             torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
-            torch.get_float32_matmul_precision(),
+            *_precisions(),
+            tuple(module.training for module in cell.modules()),
             current_backend(),
         )
         self.reason = self._refused.get(key)
@@ -160,7 +164,8 @@ class SolveGraphs:
         try:
             graph = SolveGraph(recorder, solve, cell, z0, x)
         except (CaptureError, RuntimeError) as error:
-            self.reason = self._refused[key] = f"the capture failed: {str(error).splitlines()[0]}"
+            message = str(error) or type(error).__name__
+            self.reason = self._refused[key] = f"the capture failed: {message.splitlines()[0]}"
             return None
         graphs.append(graph)
         return graph
@@ -320,8 +325,13 @@ class _Replay(torch.autograd.Function):
         return z.view_as(z)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # The gradients of a replay have no graph: whatever is computed from them would be taken for a constant.
+            raise RuntimeError(
+                "create_graph=True was asked for through a replayed CUDA graph, which computes a first derivative only; set "
+                "cuda_graphs=False"
+            )
         return None, None, *ctx.step.backward(grad)
 
 
@@ -331,6 +341,18 @@ def _looks_at_host(solver: Any) -> str | None:
         return "the solver is not one of ldeq.solvers (or a functools.partial of one): it may look at the host"
     every = options.get("check_every", 1)
     return f"the solver looks at the host (check_every={every}); set check_every=0" if every else None
+
+
+def under_transform() -> bool:
+    """Whether a transform of torch.func is at work; a compiler that looks on cannot tell, and is answered no."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _precisions() -> tuple[Hashable, ...]:
+    """How float32 is multiplied, and whether runs repeat. Not `get_float32_matmul_precision`, an error where these were set."""
+    b = torch.backends
+    settings = (b, b.cuda.matmul, b.cudnn, b.cudnn.conv)  # type: ignore[attr-defined]
+    return *(s.fp32_precision for s in settings), torch.are_deterministic_algorithms_enabled()
 
 
 def _layout(t: Tensor, grads: bool) -> Hashable:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ldeq import DEQ, LDEQ
 from ldeq.solvers import SOLVERS, Solution, anderson, fixed_point
@@ -233,6 +234,70 @@ def test_other_shapes_modes_and_addresses_are_captured_anew() -> None:
     assert Recording.captures == 2 * 7
 
 
+def test_settings_that_a_capture_froze_are_captured_anew() -> None:
+    """A replay runs what was captured, whatever the layer was set to since."""
+    cell = Cell()
+    deq = layer(cell)
+    step(deq, injection())
+
+    def captured(change: Callable[[], object]) -> bool:
+        before = Recording.captures
+        change()
+        step(deq, injection())
+        return Recording.captures > before
+
+    assert not captured(lambda: None)
+    assert captured(lambda: cell.eval())
+    assert not captured(lambda: cell.train())
+    assert captured(lambda: setattr(deq, "solver", partial(anderson, max_iter=4, check_every=0)))
+    assert captured(lambda: setattr(deq, "backward_solver", partial(anderson, max_iter=4, check_every=0)))
+    assert captured(lambda: setattr(deq, "gradient", "jfb"))
+    assert captured(lambda: setattr(deq, "phantom_steps", 2))
+    precision = torch.backends.cuda.matmul.fp32_precision
+    try:
+        # Set in this way, torch.get_float32_matmul_precision() is an error.
+        assert captured(lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = precision
+
+
+def test_a_parameter_in_the_memory_of_another_gets_the_gradient() -> None:
+    cell = Cell()
+    deq = layer(cell)
+    step(deq, injection())
+    old, cell.w = cell.w, nn.Parameter(cell.w.data)
+    deq(torch.zeros(3, N, dtype=torch.float64), injection())[0].sum().backward()
+    assert cell.w.grad is not None
+    assert old.grad is None
+
+
+def test_a_graph_of_the_gradient_is_refused() -> None:
+    """A gradient penalty would be a constant."""
+    z, _ = layer(Cell())(torch.zeros(3, N, dtype=torch.float64), injection())
+    with pytest.raises(RuntimeError, match=r"create_graph=True .* cuda_graphs=False"):
+        z.sum().backward(create_graph=True)
+
+
+def test_checkpointing_around_the_layer_runs_without_a_graph() -> None:
+    """The captured evaluation would record nothing: its tensors are to be computed again in backward."""
+    results = []
+    for graphs in (False, True):
+        cell, x = Cell(), injection()
+        deq = layer(cell, graphs=graphs)
+
+        def solve(*x: Tensor, deq: DEQ = deq) -> Tensor:
+            return deq(torch.zeros(3, N, dtype=torch.float64), Prepared(*(2 * t for t in x)))[0]
+
+        if graphs:
+            with pytest.warns(RuntimeWarning, match="hooks on saved tensors are active"):
+                z = checkpoint(solve, *x, use_reentrant=False)
+        else:
+            z = solve(*x)
+        results.append(torch.autograd.grad(z.square().sum(), (*x, cell.w)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-15)
+
+
 def test_all_graphs_busy_is_said_and_costs_nothing_but_the_graph() -> None:
     cell = Cell()
     deq = layer(cell)
@@ -348,8 +413,15 @@ def test_a_function_a_cpu_and_a_failed_capture_are_explained_too() -> None:
     deq.graphs.recorder_for = failing_recorder
     with pytest.warns(RuntimeWarning, match="capture failed: operation not permitted"):
         step(deq, injection())
+    with pytest.warns(RuntimeWarning, match="capture failed: RuntimeError"), pytest.raises(RuntimeError):
+        layer(Wordless())(z0, injection())
     with pytest.warns(RuntimeWarning, match="x holds a set"):
         layer(SetCell())(z0, {1})
+
+
+class Wordless(Cell):
+    def forward(self, z: Tensor, x: Prepared) -> Tensor:
+        raise RuntimeError
 
 
 class SetCell(nn.Module):
