@@ -409,6 +409,18 @@ def test_func_that_changes_the_shape() -> None:
         compat.anderson(lambda z: z[:, :3], start())
 
 
+@BOTH
+def test_a_func_that_fills_one_buffer_is_refused_and_not_solved_wrongly(solve) -> None:
+    """The history refers to what func returned, where torchdeq copies it: every entry would be the newest one."""
+    buffer = torch.empty(3, 24)
+    with pytest.raises(ValueError, match=r"it filled the one that it returned before; end it with \.clone"):
+        solve(lambda z: torch.add(SLOPE * z, SHIFT, out=buffer), start())
+    value, _, _ = solve(lambda z: torch.add(SLOPE * z, SHIFT, out=buffer).clone(), start(), tol=1e-4, max_iter=300)
+    torch.testing.assert_close(value, ANSWER, atol=1e-3, rtol=0)
+    constant, _, _ = solve(lambda z: SHIFT, start())
+    assert torch.equal(constant, SHIFT)
+
+
 def test_without_torchdeq_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchdeq.solver", None)
     with pytest.raises(ImportError, match=r"pip install 'ldeq\[torchdeq\]'"):
