@@ -111,6 +111,14 @@ def shares(model: Any, step: Callable[[], Tensor], device: str, steps: int) -> d
     }
 
 
+def describe(entry: dict[str, float]) -> str:
+    """What `steps` found for one model, as a line: its time and how sure it is, and where the time goes."""
+    spread = f"{entry['median_ms']:.0f} ms (20 to 80 %: {entry['p20_ms']:.0f} to {entry['p80_ms']:.0f})"
+    shares = f"cell {entry['cell_share']:.0%}, solver {entry['solver_share']:.1%}, rest {entry['rest_share']:.0%}"
+    speed = f"{entry['images_per_s']:.2f} images/s, {entry['ratio']:.2f} times ours"
+    return f"{spread}, {speed}, peak {entry['peak_mb']:.0f} MiB; {shares}"
+
+
 def _now(device: str) -> float:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -78,12 +78,22 @@ def test_answers_are_torchdeqs_to_its_tolerance() -> None:
 def test_training_step(solver: str) -> None:
     import training
 
-    results = training.steps(tiny(solver=solver), 1, rounds=1)
+    results = training.steps(tiny(solver=solver), 1, rounds=5)
     assert set(results) == {"ldeq", "eager baseline"}
     for entry in results.values():
+        line = training.describe(entry)
+        assert f"cell {entry['cell_share']:.0%}, solver {entry['solver_share']:.1%}, rest {entry['rest_share']:.0%}" in line
         assert entry["peak_mb"] > 0
         assert entry["cell_share"] + entry["solver_share"] + entry["rest_share"] == pytest.approx(1)
         assert min(entry["cell_share"], entry["solver_share"], entry["rest_share"]) > 0
+
+
+def test_quantiles_of_a_training_step_are_of_several_rounds() -> None:
+    """One round is its own median, best and quantiles."""
+    import test_training_step
+
+    for rounds in test_training_step.ROUNDS.values():
+        assert min(rounds.values()) >= 5
 
 
 def test_memory_and_its_plot(tmp_path: Path) -> None:
