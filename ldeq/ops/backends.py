@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from . import library, triton_library
 
@@ -133,6 +134,19 @@ class use_backend:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         _choice.set(self._before)
+
+
+def transformed(tensor: torch.Tensor) -> bool:
+    """Whether `torch.func.vmap` maps over the tensor, or forward-mode differentiation gave it a tangent.
+
+    A compiled operator has no rule for the one, and would drop the other without a word.
+    """
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None:
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def implementation(operator: str, tensor: torch.Tensor, backend: str | None = None) -> Callable[..., Any]:

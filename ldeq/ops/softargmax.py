@@ -12,6 +12,7 @@ in unit coordinates from columns in pixels, which is no standard deviation; here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import library
-from .backends import implementation, register
+from .backends import BackendError, current_backend, implementation, register, transformed
 
 COORDS = ("unit", "pixel", "align_corners", "cell_center")
 
@@ -75,7 +76,8 @@ def softargmax(
         the formula says, 0 / (0 + eps): the origin for eps > 0, NaN for eps = 0.
 
     Raises:
-        TypeError: for non-floating logits; `ValueError` for wrong shapes, an unknown `coords` or a negative `eps`.
+        TypeError: for non-floating logits; `ValueError` for wrong shapes, an unknown `coords` or an `eps` that is negative or
+            infinite.
     """
     _check_maps(logits, "logits", coords, eps)
     if isinstance(beta, Tensor):
@@ -86,7 +88,8 @@ def softargmax(
             )
         if beta.device != logits.device:
             raise ValueError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
-    return implementation("softargmax", logits, backend)(logits, beta, coords, eps, heatmap)
+    others = (beta,) if isinstance(beta, Tensor) else ()
+    return _implementation("softargmax", backend, logits, *others)(logits, beta, coords, eps, heatmap)
 
 
 def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None) -> Readout:
@@ -100,7 +103,24 @@ def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, 
         as `softargmax`.
     """
     _check_maps(heatmap, "heatmap", coords, eps)
-    return implementation("heatmap_readout", heatmap, backend)(heatmap, coords, eps)
+    return _implementation("heatmap_readout", backend, heatmap)(heatmap, coords, eps)
+
+
+def _implementation(operator: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]:
+    """What runs `operator` on the first of `tensors`: under `torch.func` and with forward-mode tangents only the reference can.
+
+    `torch.library` gives an operator backward derivatives alone: tangents would be lost, and transforms raise.
+    """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if not torch.compiler.is_compiling() and any(wrapped(t) or transformed(t) for t in tensors):
+        name = current_backend() if backend is None else backend
+        if name not in ("auto", "torch"):
+            raise BackendError(
+                f"backend {name!r} cannot run {operator!r} under torch.func or with forward-mode tangents; "
+                "choose 'auto' or 'torch'"
+            )
+        backend = "torch"
+    return implementation(operator, tensors[0], backend)
 
 
 @register("softargmax", "torch")
@@ -164,8 +184,8 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
         raise ValueError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
     if coords not in COORDS:
         raise ValueError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
-    if not eps >= 0:
-        raise ValueError(f"eps must be >= 0, got {eps}")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be a finite number >= 0, got {eps}")
 
 
 # --- compiled implementations ------------------------------------------------------------------------------------------

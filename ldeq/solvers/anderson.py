@@ -21,7 +21,7 @@ from ..ops.anderson import anderson_step
 from .fixed_point import check_beta
 from .fused import try_fused
 from .motion import Observe
-from .solution import Map, Progress, Solution
+from .solution import Map, Progress, Solution, check_count
 
 MAX_HISTORY = 16
 
@@ -103,6 +103,7 @@ def anderson(
         ValueError: for arguments out of range or an f that changes the shape.
     """
     check_beta(beta)
+    check_count("m", m)
     if not 1 <= m <= MAX_HISTORY:
         raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {m}")
     if not math.isfinite(ridge):
@@ -123,7 +124,7 @@ def anderson(
         trace=trace,
         trajectory=trajectory,
     )
-    options = {"ridge": ridge, "beta": beta, "safeguards": safeguards}
+    options: dict[str, Any] = {"ridge": ridge, "beta": beta, "safeguards": safeguards}
     solution = try_fused(progress, anderson_step, m=m, history=history_dtype, **options)
     if solution is not None:
         return solution

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .anderson import RESTART_FACTOR
 from .motion import Observe
-from .solution import Map, Progress, Solution
+from .solution import Map, Progress, Solution, check_count
 
 # An update is skipped when |dx^T H dg| falls below this share of ||dx|| ||H dg||: the quotient would be noise.
 MIN_CURVATURE = 1e-6
@@ -54,6 +54,7 @@ def broyden(
     Raises:
         ValueError: for arguments out of range or an f that changes the shape.
     """
+    check_count("m", m)
     if m < 1:
         raise ValueError(f"m must be >= 1, got {m}")
     progress = Progress(

@@ -97,11 +97,14 @@ class Progress:
         check_choice("stop", stop, STOPS)
         check_choice("stop_scope", stop_scope, STOP_SCOPES)
         check_choice("returns", returns, RETURNS)
+        if not isinstance(z0, Tensor):
+            raise ValueError(f"z0 must be a tensor of shape (B, ...), got {type(z0).__name__}")
         if z0.ndim < 2 or not z0.is_floating_point():
             raise ValueError(
                 f"z0 must be floating point of shape (B, ...) with at least two dimensions, got {z0.dtype} {tuple(z0.shape)}; "
                 "add a batch dimension with z0[None]"
             )
+        check_count("max_iter", max_iter)
         if max_iter < 1:
             raise ValueError(f"max_iter must be >= 1, got {max_iter}")
         if not tol >= 0 or math.isinf(tol):
@@ -148,6 +151,12 @@ class Progress:
             return fx
         shape = torch.Size((x.shape[0], *self.shape[1:]))
         fx = self._f(x.reshape(shape))
+        if not isinstance(fx, Tensor):
+            raise ValueError(f"f must return a tensor, it returned {type(fx).__name__}")
+        if not fx.is_floating_point() or fx.device != x.device:
+            raise ValueError(
+                f"f must return floating point on {x.device} like its argument, it returned {fx.dtype} on {fx.device}"
+            )
         if fx.shape != shape:
             raise ValueError(f"f must keep the shape of its argument {tuple(shape)}, it returned {tuple(fx.shape)}")
         return fx
@@ -294,11 +303,17 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
 
 
+def check_count(name: str, value: int) -> None:
+    if not hasattr(value, "__index__"):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
 def check_loop(check_every: int, compact: float, stop_scope: str) -> None:
     """
     Raises:
         ValueError: where a solve cannot look at its samples, or let them go, as these options ask for.
     """
+    check_count("check_every", check_every)
     if check_every < 0:
         raise ValueError(f"check_every must be >= 0, got {check_every}; 0 spends the whole budget without a look")
     if not 0 <= compact < 1:

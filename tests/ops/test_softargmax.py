@@ -388,6 +388,7 @@ GOOD = torch.zeros(1, 3, 4, 5)
         (lambda: softargmax(GOOD, coords="units"), ValueError, r"coords 'units'.*unit, pixel"),
         (lambda: softargmax(GOOD, eps=-1e-4), ValueError, "eps .*-0.0001"),
         (lambda: softargmax(GOOD, eps=float("nan")), ValueError, "eps .*nan"),
+        (lambda: softargmax(GOOD, eps=float("inf")), ValueError, "eps .*inf"),
         (lambda: softargmax(GOOD, torch.ones(4)), ValueError, r"beta .*\(3,\).*\(4,\)"),
         (lambda: softargmax(GOOD, torch.ones(1, 3)), ValueError, r"beta .*\(1, 3\)"),
         (lambda: softargmax(GOOD, torch.ones(3, device="meta")), ValueError, "beta .*meta"),

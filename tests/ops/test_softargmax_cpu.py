@@ -11,6 +11,7 @@ import pytest
 import torch
 from native import Calls, needs_library
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import ldeq
 from ldeq.ops.softargmax import COORDS, heatmap_readout, softargmax
@@ -144,6 +145,37 @@ def test_second_derivative_says_what_to_do():
     (grad,) = torch.autograd.grad(softargmax(logits, backend="cpu").xy.sum(), logits, create_graph=True)
     with pytest.raises(NotImplementedError, match="backend='torch'"):
         grad.sum().backward()
+
+
+def test_tangents_are_not_lost():
+    """`torch.library` knows no forward-mode derivative: the compiled operator would return none, without a word."""
+    torch.manual_seed(4)
+    h, along = torch.randn(2, 1, 3, 6, 5, dtype=torch.float64)
+    beta, step = torch.tensor(0.7, dtype=torch.float64), 1e-6
+
+    def read(h, beta):
+        out = softargmax(h, beta, eps=1e-3)
+        return out.xy + heatmap_readout(out.heatmap).xy
+
+    def quotient(dh, dbeta):
+        return (read(h + step * dh, beta + step * dbeta) - read(h - step * dh, beta - step * dbeta)) / (2 * step)
+
+    _, by_map = torch.func.jvp(lambda h: read(h, beta), (h,), (along,))
+    torch.testing.assert_close(by_map, quotient(along, 0), rtol=1e-6, atol=1e-9)
+    with forward_ad.dual_level():
+        by_beta = forward_ad.unpack_dual(read(h, forward_ad.make_dual(beta, torch.ones_like(beta)))).tangent
+    torch.testing.assert_close(by_beta, quotient(0, 1), rtol=1e-6, atol=1e-9)
+    with pytest.raises(ldeq.ops.BackendError, match="'cpu'.*forward-mode.*'auto'"):
+        torch.func.jvp(lambda h: softargmax(h, backend="cpu").xy, (h,), (along,))
+
+
+def test_transforms_of_torch_func_run():
+    many = torch.randn(4, 1, 3, 6, 5, dtype=torch.float64)
+    read = lambda h: softargmax(h, 0.7).xy.square().sum()  # noqa: E731
+    mapped = torch.func.vmap(torch.func.grad(read))(many)
+    for h, actual in zip(many, mapped, strict=True):
+        h.requires_grad_()
+        torch.testing.assert_close(actual, torch.autograd.grad(read(h), h)[0])
 
 
 def test_opcheck():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -359,6 +360,8 @@ GOOD = torch.zeros(2, 3)
     [
         ({"max_iter": 0}, "max_iter"),
         ({"max_iter": -3}, "max_iter"),
+        ({"max_iter": 3.0}, "max_iter must be an integer"),
+        ({"check_every": 2.5}, "check_every must be an integer"),
         ({"tol": -1e-4}, "tol"),
         ({"tol": float("nan")}, "tol"),
         ({"tol": float("inf")}, "tol"),
@@ -380,6 +383,7 @@ def test_bad_arguments_are_refused_in_one_line_that_names_them(solver: Solver, o
     [
         (anderson, {"m": 0}, "m must"),
         (anderson, {"m": 17}, "m must"),
+        (anderson, {"m": 2.0}, "m must be an integer"),
         (anderson, {"beta": 0.0}, "beta"),
         (anderson, {"beta": 1.5}, "beta"),
         (anderson, {"beta": -0.5}, "beta"),
@@ -410,10 +414,11 @@ def test_unknown_options_are_not_swallowed(solver: Solver) -> None:
         (torch.tensor(1.0), r"\(\)"),
         (torch.zeros(2, 3, dtype=torch.int64), "int64"),
         (torch.zeros(2, 3, dtype=torch.complex64), "complex64"),
+        ([1.0, 2.0], "list"),
     ],
-    ids=["one dimension", "none", "integer", "complex"],
+    ids=["one dimension", "none", "integer", "complex", "list"],
 )
-def test_a_start_that_cannot_be_a_batch_is_refused(solver: Solver, start: Tensor, says: str) -> None:
+def test_a_start_that_cannot_be_a_batch_is_refused(solver: Solver, start: Any, says: str) -> None:
     with pytest.raises(ValueError, match=f"z0 .*{says}"):
         solver(lambda z: z, start)
 
@@ -425,3 +430,22 @@ def test_a_start_that_cannot_be_a_batch_is_refused(solver: Solver, start: Tensor
 def test_an_f_that_changes_the_shape_is_refused(solver: Solver, f: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ValueError, match=r"shape .*\(2, 3\)"):
         solver(f, GOOD)
+
+
+@each_solver
+@pytest.mark.parametrize(
+    ("f", "says"),
+    [
+        (lambda z: z.to("meta"), "float32 on meta"),
+        (lambda z: z.to(torch.complex64), "complex64 on cpu"),
+        (lambda z: z.long(), "int64 on cpu"),
+        (lambda z: (z, z), "tuple"),
+        (lambda z: None, "NoneType"),
+    ],
+    ids=["device", "complex", "integer", "tuple", "nothing"],
+)
+def test_an_answer_that_is_no_state_is_refused(solver: Solver, f: Callable[[Tensor], Any], says: str) -> None:
+    """The device of f decided which kernel ran, and an imaginary part went missing."""
+    with pytest.raises(ValueError, match=f"f must return .*{says}") as caught:
+        solver(f, GOOD)
+    assert "\n" not in str(caught.value)
