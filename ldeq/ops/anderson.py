@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import library
+from . import library, scratch
 from .backends import implementation, register, serves
 
 # Columns of `SolveState.numbers` and of `SolveState.flags` (csrc/cpu/progress.h).
@@ -68,7 +68,7 @@ class SolveState:
         flags[:, ACTIVE] = 1
         flags[:, BEST] = IN_START
         gram = start.new_zeros((b, m, m), dtype=torch.float64)
-        return cls(start, numbers, flags, gram, start.new_empty((m, b, d), dtype=history or work), torch.empty_like(start))
+        return cls(start, numbers, flags, gram, scratch.take((m, b, d), history or work, start), torch.empty_like(start))
 
     def take(self, f: Tensor, value: Tensor, slots: int) -> tuple[int, Tensor | None]:
         """Puts f and its value into their slot; returns the slot and the value that left it."""

@@ -1,6 +1,7 @@
 """One damped fixed-point step, fused: x_next = x + beta (f - x), the norms, the stopping and the best-so-far in 3 D.
 
-The reference is the loop of `ldeq.solvers.fixed_point`; see `ldeq.ops.anderson` for the state that both share.
+Without x_next it is 2 D: undamped, the next x is f itself where a sample goes on, and a caller that knows that all do need not
+have it written. The reference is the loop of `ldeq.solvers.fixed_point`; see `ldeq.ops.anderson` for the state that both share.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def fixed_point(
     ```
 
     Args:
-        f: maps `(B, ...)` to `(B, ...)`, to a new tensor each time.
+        f: maps `(B, ...)` to `(B, ...)`, to a new tensor each time, and leaves its argument as it is: that may be what it
+            returned before.
         z0: `(B, ...)`, the start, floating point. Half types iterate in float32 and are cast for f alone.
         max_iter: evaluations of f at most.
         tol: a sample stops when its residual is at most this; 0 runs the whole budget unless the residual is exactly 0.
@@ -81,7 +82,7 @@ def fixed_point(
         trace=trace,
         trajectory=trajectory,
     )
-    solution = try_fused(progress, fixed_point_step, m=0, beta=beta)
+    solution = try_fused(progress, fixed_point_step, m=0, adopts=beta == 1.0, beta=beta)
     if solution is not None:
         return solution
     x = progress.start
