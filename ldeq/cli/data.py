@@ -98,11 +98,13 @@ class MakeClips:
     judge them."""
     frames: int | None = None
     """Frames of every clip; 110 to 150 by default."""
+    noise: bool = True
+    """Noise of the sensor; without it the clips are otherwise the same."""
 
     def run(self) -> int:
         faces, console = open_faces(self.data, "test"), Console()
         with console.counting("clips", self.easy + self.hard) as count:
-            about = make_clips(faces, self.out, self.easy, self.hard, self.seed, self.part, self.frames, count)
+            about = make_clips(faces, self.out, self.easy, self.hard, self.seed, self.part, self.frames, self.noise, count)
         print(f"wrote {self.easy} easy and {self.hard} hard clips, described in {about}")
         print(f"score a model on them with: ldeq eval MODEL --data wflw-v:{self.out} --split hard")
         return 0

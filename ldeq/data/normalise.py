@@ -12,7 +12,7 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
     """Scale to 0..1, subtract the mean of ImageNet, divide by its standard deviation.
 
     Args:
-        images: `(B, 3, H, W)` or `(3, H, W)` uint8 RGB, on any device.
+        images: `(..., 3, H, W)` uint8 RGB, on any device.
         dtype: floating dtype of the result.
 
     Returns:
@@ -23,8 +23,8 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
     """
     if images.dtype != torch.uint8:
         raise ValueError(f"normalise takes uint8 images, not {images.dtype}: pass the images as they were loaded.")
-    if images.dim() not in (3, 4) or images.shape[-3] != 3:
-        raise ValueError(f"normalise takes images of shape (B, 3, H, W), not {tuple(images.shape)}.")
+    if images.dim() < 3 or images.shape[-3] != 3:
+        raise ValueError(f"normalise takes images of shape (..., 3, H, W), not {tuple(images.shape)}.")
     scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], device=images.device).view(3, 1, 1)
     offset = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=images.device)
     return torch.addcmul(offset.view(3, 1, 1), images.float(), scale).to(dtype)

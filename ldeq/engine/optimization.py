@@ -13,12 +13,23 @@ from .settings import OptimSettings, TrainSettings
 
 
 def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean over batch and landmarks `(B, K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance."""
+    """Mean over everything but x and y of `(..., K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance."""
     difference = predicted - target
-    if kind == "l1":
-        return difference.abs().mean()
-    # sqrt has no finite slope at 0; 1e-12 is a millionth of a unit crop.
-    return (difference.square().sum(-1) + 1e-12).sqrt().mean()
+    return difference.abs().mean() if kind == "l1" else _length(difference).mean()
+
+
+def flicker_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean Euclidean change of the error between consecutive frames, of sequences `(B, T, K, 2)`.
+
+    What NMF measures (Micaelli et al., CVPR 2023, section 5), without its squares: an outlier does not rule a batch.
+    """
+    error = predicted - target
+    return _length(error[:, 1:] - error[:, :-1]).mean()
+
+
+def _length(vectors: Tensor) -> Tensor:
+    # sqrt has no finite slope at 0; 1e-12 is the square of a millionth of a unit crop.
+    return (vectors.square().sum(-1) + 1e-12).sqrt()
 
 
 def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:

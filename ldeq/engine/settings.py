@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,10 @@ class DataSettings:
     """Keep decoded images in memory: faster where decoding is the limit, costs width x height x 3 bytes each."""
     workers: int = 1
     """Loader processes; 0 loads in the training process."""
+    sequence: int = 0
+    """Frames of a training sample, from 2 upwards: each photo is set in motion (`ldeq.data.clips.SequenceDataset`), its first
+    frame is solved from zeros and every later one takes a single evaluation from the state of the frame before, as RwR does on
+    a video. 0 trains on single photos. Crops are then those of the rule ``landmarks``."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,16 @@ class OptimSettings:
     """Decay of the weights' moving average, which is what is evaluated and shipped; 0 switches it off."""
     loss: Literal["l1", "l2"] = "l1"
     """On soft-argmax coordinates in unit crop coordinates: mean |dx| + |dy| over 2, or mean Euclidean distance."""
+    flicker: float = 0.0
+    """Weight of the flicker, the change of the error from frame to frame, beside `loss`; for `data.sequence` alone."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
     out: str = "runs/ldeq"
     """Folder of checkpoints, log and pictures."""
+    start: str | None = None
+    """Weights to start from, a shipped model or a ``.safetensors`` file of the same `model`; drawn at random if absent."""
     epochs: int = 60
     batch: int = 16
     """Samples a step and process."""
@@ -112,6 +121,16 @@ class TrainSettings:
         ):
             if value < low:
                 raise SettingsError(f"{name} must be >= {low}, got {value}")
+        if self.data.sequence < 0 or self.data.sequence == 1:
+            raise SettingsError(f"data.sequence must be 0 or a number of frames from 2 upwards, got {self.data.sequence}")
+        if self.data.sequence and (self.data.cache or self.data.crop != "landmarks"):
+            raise SettingsError(
+                "data.sequence makes its frames anew and crops by landmarks; leave out data.cache and data.crop"
+            )
+        if not 0 <= self.optim.flicker < math.inf:
+            raise SettingsError(f"optim.flicker must be >= 0, got {self.optim.flicker}")
+        if self.optim.flicker and not self.data.sequence:
+            raise SettingsError("optim.flicker compares frames; set data.sequence, for example to 5")
         if not self.optim.lr > 0:
             raise SettingsError(f"optim.lr must be > 0, got {self.optim.lr}")
         if not 0 <= self.optim.ema < 1:

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data import contact_sheet, normalise, write_image
 from ..models import LDEQ
+from ..models.sequence import WarmStarts
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .console import Console
@@ -29,6 +30,7 @@ from .device import autocast, memory_mb, resolve_device
 from .evaluate import Evaluation, evaluate, join
 from .interruption import StopRequest
 from .optimization import (
+    flicker_loss,
     landmark_loss,
     learning_rate,
     make_optimizer,
@@ -38,9 +40,9 @@ from .optimization import (
 )
 from .report import worst_faces
 from .runlog import RunLog
-from .settings import TrainSettings, from_mapping, to_mapping
+from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
 from .training_data import TrainingData
-from .weights import save_weights
+from .weights import load_pretrained, save_weights
 
 # Steps in a row whose loss or gradient is not finite, after which going on is no use.
 MAX_BAD_STEPS = 20
@@ -85,12 +87,14 @@ class Trainer:
 
         torch.manual_seed(run.seed)
         self.model = LDEQ(settings.model).to(self.device)
+        if run.start is not None:
+            self._start_from(run.start)
         self.ema = self._moving_average()
         self.optimizer = make_optimizer(self.model, settings.optim)
-        self.parallel: nn.Module = self.model
+        self.parallel: nn.Module = WarmStarts(self.model) if settings.data.sequence else self.model
         if self.world > 1:
             self.parallel = DistributedDataParallel(
-                self.model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+                self.parallel, device_ids=[self.device.index] if self.device.type == "cuda" else None
             )
         self.epoch = 0
         self.step_in_epoch = 0
@@ -179,6 +183,8 @@ class Trainer:
         with autocast(self.device, self.settings.run.amp):
             out = self.parallel(images)
         loss = landmark_loss(out.landmarks, target, optim.loss)
+        if optim.flicker:
+            loss = loss + optim.flicker * flicker_loss(out.landmarks, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if optim.clip else math.inf)
@@ -202,7 +208,9 @@ class Trainer:
         with torch.no_grad():
             error = (out.landmarks - target).norm(dim=-1).mean(-1)
             left, right = self.layout.outer_eyes
-            error = error / (target[:, left] - target[:, right]).norm(dim=-1)
+            error = error / (target[..., left, :] - target[..., right, :]).norm(dim=-1)
+            # Of a sequence, the mean over its frames.
+            error = error.flatten(1).mean(1) if error.ndim > 1 else error
         adjoint = out.solution.adjoint
         evaluations, backward_evaluations = self.model.evaluations(out.solution, recording=True)
         # One transfer: each would wait for the device.
@@ -219,12 +227,24 @@ class Trainer:
             "loss": loss_value,
             "grad_norm": norm_value,
             **dict(zip(per_sample, means, strict=True)),
-            "images_per_s": len(images) * self.world / (time.perf_counter() - begin),
+            "images_per_s": images.shape[:-3].numel() * self.world / (time.perf_counter() - begin),
             "memory_mb": memory_mb(self.device),
             "skipped_steps": float(self.bad_steps),
         }
 
     # --- parts ---
+
+    def _start_from(self, name: str) -> None:
+        begin = load_pretrained(name)
+        if begin.layout.name != self.layout.name:
+            raise SettingsError(f"run.start {name} has the landmarks of {begin.layout.name} and the data {self.layout.name}")
+        try:
+            # The number of batches that BatchNorm has seen is not kept in weights.
+            self.model.load_state_dict(begin.model.state_dict())
+        except RuntimeError:
+            raise SettingsError(
+                f"run.start {name} has other layers than model; set the width, depth and landmarks it was trained with"
+            ) from None
 
     def _moving_average(self) -> AveragedModel | None:
         decay = self.settings.optim.ema
@@ -359,6 +379,7 @@ class Trainer:
             ("run.batch x processes", saved.run.batch * document["world"], self.settings.run.batch * self.world),
             ("steps per epoch", position["steps_per_epoch"], self.steps_per_epoch),
             ("optim.name", saved.optim.name, self.settings.optim.name),
+            ("data.sequence", saved.data.sequence, self.settings.data.sequence),
         ):
             if before != now:
                 raise CheckpointError(
@@ -378,9 +399,12 @@ class Trainer:
             self.console.warn(f"{complaint}; training goes on")
 
     def _draw_first_batch(self, item: dict[str, Any]) -> None:
-        images = [image.permute(1, 2, 0).numpy() for image in item["image"]]
-        points = [p.numpy() * self.settings.model.image_size for p in item["landmarks"]]
-        write_image(self.folder / "batch.png", contact_sheet(images, points, self.layout, columns=4))
+        size = self.settings.model.image_size
+        images = [image.permute(1, 2, 0).numpy() for image in item["image"].reshape(-1, 3, size, size)]
+        points = [p.numpy() * size for p in item["landmarks"].reshape(-1, self.layout.count, 2)]
+        # A sequence a row.
+        columns = self.settings.data.sequence or 4
+        write_image(self.folder / "batch.png", contact_sheet(images, points, self.layout, columns=columns))
 
     def _report_skipped(self) -> None:
         listed = [s for d in self.data.train_sets for s in getattr(d.faces, "skipped", ())] + list(self.skipped.items())

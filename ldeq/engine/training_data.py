@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from ..data import Augmentation, LandmarkDataset, Layout, open_faces
+from ..data import CropRule, LandmarkDataset, Layout, open_faces
+from ..data.clips import SequenceDataset
 from .settings import SettingsError, TrainSettings
 
 
@@ -29,8 +30,8 @@ class TrainingData:
         data, run = settings.data, settings.run
         if not data.train:
             raise SettingsError("data.train is empty; name a source, for example data.train: ['synthetic:2000']")
-        self.train_sets = [self._open(spec, "train", data.augmentation, data.cache) for spec in data.train]
-        self.val_sets = [self._open(spec, "test", None, False) for spec in data.val]
+        self.train_sets = [self._open_train(spec) for spec in data.train]
+        self.val_sets = [self._open_val(spec) for spec in data.val]
         self.layout = self._common_layout()
         self.joined: ConcatDataset[dict[str, Any]] = ConcatDataset(self.train_sets)
         self.steps_per_epoch = len(self.joined) // (run.batch * world)
@@ -43,7 +44,8 @@ class TrainingData:
         """Fills the caches that were asked for, before loader processes start and would each fill their own."""
         if self.settings.data.cache:
             for dataset in self.train_sets:
-                dataset.preload()
+                if isinstance(dataset, LandmarkDataset):
+                    dataset.preload()
 
     def batches(self, epoch: int, first: int, *, pin: bool = False) -> Iterator[dict[str, Any]]:
         """This process's batches of an epoch from number `first` on; the order comes from (seed, epoch) alone."""
@@ -70,21 +72,21 @@ class TrainingData:
         # A batch does not say which of several sources a number belongs to.
         return f"face {index} of one of {len(self.train_sets)} sources"
 
-    def _open(self, spec: str, split: str, augmentation: Augmentation | None, cache: bool) -> LandmarkDataset:
-        data = self.settings.data
-        return LandmarkDataset(
-            open_faces(spec, split),
-            self.settings.model.image_size,
-            crop=data.crop,  # type: ignore[arg-type]
-            crop_scale=data.crop_scale,
-            augmentation=augmentation,
-            seed=self.settings.run.seed,
-            cache=cache,
-            on_error="replace",
-        )
+    def _open_train(self, spec: str) -> LandmarkDataset | SequenceDataset:
+        data, size, seed = self.settings.data, self.settings.model.image_size, self.settings.run.seed
+        faces = open_faces(spec, "train")
+        if data.sequence:
+            return SequenceDataset(faces, size, data.sequence, data.crop_scale, data.augmentation, seed)
+        rule = cast(CropRule, data.crop)
+        return LandmarkDataset(faces, size, rule, data.crop_scale, data.augmentation, seed, data.cache, on_error="replace")
+
+    def _open_val(self, spec: str) -> LandmarkDataset:
+        data, size, seed = self.settings.data, self.settings.model.image_size, self.settings.run.seed
+        rule = cast(CropRule, data.crop)
+        return LandmarkDataset(open_faces(spec, "test"), size, rule, data.crop_scale, seed=seed, on_error="replace")
 
     def _common_layout(self) -> Layout:
-        sets = [*self.train_sets, *self.val_sets]
+        sets: list[LandmarkDataset | SequenceDataset] = [*self.train_sets, *self.val_sets]
         layouts = {d.layout.name for d in sets}
         if len(layouts) > 1:
             raise SettingsError(f"data sources have different layouts ({', '.join(sorted(layouts))}); train on one of them")

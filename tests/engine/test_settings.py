@@ -80,9 +80,26 @@ def test_a_file_that_is_no_mapping_says_so(tmp_path: Path) -> None:
         read(path, ["optim.lr"])
 
 
-def test_the_configuration_that_is_shipped_can_be_read() -> None:
-    settings = read(Path(__file__).parents[2] / "configs" / "small-300w.yaml")
-    assert settings.model == LDEQConfig.small(landmarks=68)
+def test_the_configurations_that_are_shipped_can_be_read() -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    for name in ("small-300w", "small-300w-video"):
+        assert read(configs / f"{name}.yaml").model == LDEQConfig.small(landmarks=68)
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ("data: {sequence: 1}", "data.sequence must be 0 or a number of frames from 2 upwards, got 1"),
+        ("data: {sequence: 4, cache: true}", "leave out data.cache and data.crop"),
+        ("optim: {flicker: 1.0}", "optim.flicker compares frames; set data.sequence"),
+        ("optim: {flicker: -1.0}", "optim.flicker must be >= 0, got -1.0"),
+    ],
+)
+def test_settings_of_sequences_that_have_no_effect_are_refused(document: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(document)
+    with pytest.raises(SettingsError, match=sentence):
+        read(path)
 
 
 def test_a_stop_in_pixels_survives_yaml_and_weights(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ import yaml
 from torch import Tensor
 
 from ldeq.data import open_faces, write_image
-from ldeq.engine import CheckpointError, SettingsError, Trainer, TrainingError, TrainSettings, checkpoint
+from ldeq.data.clips import usable
+from ldeq.engine import CheckpointError, SettingsError, Trainer, TrainingError, TrainSettings, checkpoint, load_pretrained
 from ldeq.engine import train as train_module
 from ldeq.engine.console import Console
-from ldeq.engine.optimization import landmark_loss, learning_rate, moving_average
+from ldeq.engine.optimization import flicker_loss, landmark_loss, learning_rate, moving_average
 from ldeq.engine.settings import to_mapping
 
 Make = Callable[..., TrainSettings]
@@ -339,6 +340,61 @@ def test_bf16_autocast_trains_and_keeps_state_and_weights_in_float32(make_settin
     trainer.fit(None)
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert all(np.isfinite(r["loss"]) for r in log_rows(tmp_path / "run") if "loss" in r)
+
+
+@pytest.fixture
+def sequences(make_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    # Drawn faces fill their pictures.
+    monkeypatch.setattr("ldeq.data.clips.sequences.usable", lambda points, layout, size: usable(points, layout, size, 0.0))
+
+    def make(**run: Any) -> TrainSettings:
+        data = {"train": ["synthetic:10#size=96"], "sequence": 3, "cache": False}
+        return make_settings(data=data, optim={"flicker": 0.5}, **run)
+
+    return make
+
+
+def test_a_run_on_sequences_that_was_stopped_and_resumed_equals_one_that_was_not(sequences: Make, tmp_path: Path) -> None:
+    Trainer(sequences(out=str(tmp_path / "whole")), Console(False)).fit(None)
+    trainer = Trainer(sequences(out=str(tmp_path / "parts")), Console(False))
+    StopAt(trainer, trainer.steps_per_epoch + 1)
+    with pytest.raises(TrainingError, match="stopped at step"):
+        trainer.fit(None)
+    Trainer(sequences(out=str(tmp_path / "parts")), Console(False)).fit("auto")
+    a, b = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "parts")
+    assert all(torch.equal(a[k], b[k]) for k in a), [k for k in a if not torch.equal(a[k], b[k])]
+    sheet = cv2.imread(str(tmp_path / "whole" / "batch.png"))
+    assert sheet is not None and sheet.std() > 10
+    other = sequences(out=str(tmp_path / "parts"), epochs=3)
+    other = replace(other, data=replace(other.data, sequence=4))
+    with pytest.raises(CheckpointError, match=r"another data.sequence \(3, now 4\)"):
+        Trainer(other, Console(False)).fit("auto")
+
+
+def test_the_flicker_loss_is_zero_for_an_error_that_stays_and_else_its_mean_step() -> None:
+    target = torch.rand(2, 4, 5, 2, generator=torch.Generator().manual_seed(0))
+    assert float(flicker_loss(target + torch.tensor([0.3, -0.1]), target)) < 2e-6
+    moved = target.clone()
+    moved[:, 2:] += torch.tensor([0.03, 0.04])  # one step of 0.05 among three
+    assert float(flicker_loss(moved, target)) == pytest.approx(0.05 / 3, rel=1e-4)
+
+
+def test_a_run_starts_from_given_weights(make_settings: Make, tmp_path: Path) -> None:
+    first = Trainer(make_settings(out=str(tmp_path / "first"), epochs=1), Console(False))
+    first.fit(None)
+    weights = tmp_path / "first" / "best.safetensors"
+    begin = {k: v for k, v in load_pretrained(weights).model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    second = Trainer(make_settings(out=str(tmp_path / "second"), epochs=1, start=str(weights)), Console(False))
+    now = second.model.state_dict()
+    assert all(torch.equal(now[k], v) for k, v in begin.items())
+    assert all(p.requires_grad for p in second.model.parameters())
+    second.fit(None)
+    assert any(not torch.equal(second.model.state_dict()[k], v) for k, v in begin.items() if v.ndim > 1)
+    settings = make_settings(start=str(weights))
+    with pytest.raises(SettingsError, match=r"run\.start .* has other layers than model"):
+        Trainer(replace(settings, model=replace(settings.model, width=24)), Console(False))
+    with pytest.raises(SettingsError, match=r"run\.start small-68 has the landmarks of ibug-68 and the data wflw-98"):
+        Trainer(make_settings(start="small-68"), Console(False))
 
 
 def test_opencv_reads_the_picture_of_the_first_batch(make_settings: Make, tmp_path: Path) -> None:

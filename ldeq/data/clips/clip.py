@@ -48,10 +48,13 @@ class Clip:
         seed: what `numpy.random.default_rng` takes; the same seed gives the same frames, bit by bit.
         textures: photos from which the things in front of the face are cut.
         frames: number of frames; drawn from 110 to 150 where None.
+        window: (first, count): only these frames of the clip are made. The noise is then another, and so is where things pass
+            before a face that moves, which is aimed at the face of the window.
+        noise: of the sensor; without it, everything else is the same.
 
     Attributes:
         settings: what was drawn.
-        landmarks: `(T, K, 2)` float32, pixels of the frames, exact.
+        landmarks: `(T, K, 2)` float32, pixels of the frames, exact; T is the window's count where there is one.
         boxes: `(T, 4)` float32, x1 y1 x2 y2, tight around the landmarks.
 
     Raises:
@@ -67,6 +70,8 @@ class Clip:
         seed: int | list[int],
         textures: list[Image] | None = None,
         frames: int | None = None,
+        window: tuple[int, int] | None = None,
+        noise: bool = True,
     ) -> None:
         d = DIFFICULTIES[difficulty]
         rng = np.random.default_rng(seed)
@@ -81,7 +86,7 @@ class Clip:
             face=float(rng.uniform(0.46, 0.58)) * min(height, width),
             speech=float(rng.uniform(*d.speech)),
             rest=float(rng.uniform(0.0, 0.6)),
-            noise=float(rng.uniform(*d.noise)),
+            noise=float(rng.uniform(*d.noise)) * noise,
             exposure=float(rng.uniform(*d.exposure)),
             defocus=float(rng.uniform(*d.defocus)),
             occluders=int(rng.integers(d.occluders[0], d.occluders[1] + 1)) if textures else 0,
@@ -90,9 +95,12 @@ class Clip:
         self._renderer = FaceRenderer(photo, face, (height, width))
         self._noise_seed = int(rng.integers(2**62))
         s = self.settings
-        self._motion: Motion = draw_motion(rng, s.frames, s.fps, d)
-        self._cameras = [self._camera(t) for t in range(s.frames)]
-        self._expressions = [self._expression(t) for t in range(s.frames)]
+        first, self._count = (0, s.frames) if window is None else window
+        if not (first >= 0 and 1 <= self._count <= s.frames - first):
+            raise ValueError(f"window must lie within the {s.frames} frames, got first {first} and count {self._count}")
+        self._motion: Motion = draw_motion(rng, s.frames, s.fps, d).part(first, first + self._count)
+        self._cameras = [self._camera(t) for t in range(self._count)]
+        self._expressions = [self._expression(t) for t in range(self._count)]
         exact = np.stack([self._renderer.landmarks(c, e) for c, e in zip(self._cameras, self._expressions, strict=True)])
         self.landmarks = exact.astype(np.float32)
         self.boxes = np.concatenate([self.landmarks.min(1), self.landmarks.max(1)], 1)
@@ -100,16 +108,16 @@ class Clip:
         self._occluders: list[Occluder] = []
         for _ in range(s.occluders if textures else 0):
             texture = (textures or [])[int(rng.integers(len(textures or [])))]
-            self._occluders.append(draw_occluder(rng, texture, boxes, (height, width)))
+            self._occluders.append(draw_occluder(rng, texture, boxes, (height, width), s.frames, first))
         # Way of the face from frame to frame, for the smear of a moving camera.
-        self._ways = np.gradient(exact.mean(1), axis=0) if s.frames > 1 else np.zeros((s.frames, 2))
+        self._ways = np.gradient(exact.mean(1), axis=0) if self._count > 1 else np.zeros((1, 2))
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in self.settings.__dict__.items()}
 
     def __len__(self) -> int:
-        return self.settings.frames
+        return self._count
 
     def _camera(self, t: int) -> Array:
         s, m, face = self.settings, self._motion, self.face

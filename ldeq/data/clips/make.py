@@ -42,6 +42,7 @@ def make_clips(
     seed: int = 0,
     part: str = "test",
     frames: int | None = None,
+    noise: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Moves labelled photos and writes the clips with their ground truth.
@@ -56,6 +57,7 @@ def make_clips(
         seed: of everything that is drawn.
         part: which photos, see `photos_of`.
         frames: frames of every clip; 110 to 150 where None.
+        noise: of the sensor; without it the clips are otherwise the same, which tells flicker by noise from all other flicker.
         progress: called with (done, total) clips.
 
     Returns:
@@ -100,6 +102,7 @@ def make_clips(
             [seed, PARTS.index(part), number],
             textures,
             frames,
+            noise=noise,
         )
         s = clip.settings
         write_wflw_v(base, name, clip.frames(), clip.landmarks, clip.boxes, s.fps, (s.height, s.width))

@@ -91,6 +91,10 @@ class Motion:
     shading: Array
     blur: Array
 
+    def part(self, first: int, stop: int) -> Motion:
+        """The frames from `first` up to, not including, `stop`."""
+        return Motion(**{name: value[first:stop] for name, value in vars(self).items()})
+
 
 def draw_motion(rng: np.random.Generator, frames: int, fps: float, difficulty: Difficulty) -> Motion:
     """A motion of `frames` frames at `fps` frames a second."""
