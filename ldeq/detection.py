@@ -102,9 +102,13 @@ class YuNet:
                 f"there is no YuNet model {path}; get face_detection_yunet_2023mar.onnx from OpenCV's model zoo, or use haar"
             )
         try:
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), YUNET_SCORE)
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (64, 64), YUNET_SCORE)
+            self._net.detect(np.zeros((64, 64, 3), np.uint8))  # any ONNX file loads; only YuNet has these outputs
         except (cv2.error, AttributeError) as error:
-            raise DetectorError(f"OpenCV {cv2.__version__} cannot read {path} as a YuNet model") from error
+            raise DetectorError(
+                f"OpenCV {cv2.__version__} cannot use {path} as a YuNet model; get face_detection_yunet_2023mar.onnx from "
+                "OpenCV's model zoo, or use haar"
+            ) from error
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Tight landmark boxes `(N, 4)`, largest first, of an RGB picture `(H, W, 3)` uint8."""

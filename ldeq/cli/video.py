@@ -334,12 +334,10 @@ class _Sink:
             self.close()
             return
         self.complete = False
-        try:
-            for path in self.close():
-                if path.exists() and self.frames:
-                    self.console.say(f"what was computed is in {path}")
-        except VideoError:
-            pass  # what went wrong first is told; this follows from it
+        # What went wrong first is told; that a file cannot be ended then follows from it.
+        for path in self._end()[0]:
+            if path.exists() and self.frames:
+                self.console.say(f"what was computed is in {path}")
 
     def close(self) -> list[Path]:
         """Ends every file, the others, too, where one of them cannot be ended.
@@ -350,6 +348,12 @@ class _Sink:
         Raises:
             VideoError: the first that happened.
         """
+        paths, failures = self._end()
+        if failures:
+            raise failures[0]
+        return paths
+
+    def _end(self) -> tuple[list[Path], list[VideoError]]:
         paths, failures = [], []
         parts: list[LandmarkWriter | VideoWriter] = [*self.tables]
         if self.video is not None:
@@ -359,9 +363,7 @@ class _Sink:
                 paths.append(part.close(self.complete))
             except VideoError as error:
                 failures.append(error)
-        if failures:
-            raise failures[0]
-        return paths
+        return paths, failures
 
 
 class _Run:

@@ -147,10 +147,12 @@ class Stream:
             self._tracks, self._lost = [], []
         for track in self._tracks:
             track.state.suspect |= likeness < DOUBT
+        given = self._first is not None
         found = self._search(frame, "cut" if likeness < CUT and self.frames else "start") if self._search_due(likeness) else []
         answers = self._step(frame, self._tracks + found)
-        if any(a.lost and t.state.frames for t, a in answers) and self._searched != self.frames:
-            # What was lost in this frame may be elsewhere in this frame.
+        gone = any(a.lost and t.state.frames for t, a in answers) and self._searched != self.frames
+        if gone or (given and not self._tracks):
+            # What was lost in this frame may be elsewhere in this frame; so may what is not in the box that was given.
             answers = [(t, a) for t, a in answers if not a.lost]
             answers += self._step(frame, self._search(frame, "start"))
         self.frames += 1
@@ -163,8 +165,10 @@ class Stream:
         return since >= SEARCH_EVERY if not self._tracks else 0 < self.detect_every <= since
 
     def _search(self, frame: NDArray[np.uint8], reason: str) -> list[_Track]:
-        """Tracks of the faces that are not followed yet."""
+        """Tracks of what may be faces that are not followed yet."""
         self._searched = self.frames
+        if self.max_faces is not None and len(self._tracks) >= self.max_faces:
+            return []
         begin = perf_counter()
         if self._first is not None:
             boxes, refine, self._first = self._first, 0, None
@@ -174,8 +178,6 @@ class Stream:
         found: list[_Track] = []
         for x1, y1, x2, y2 in boxes.tolist():
             box = (x1, y1, x2, y2)
-            if self.max_faces is not None and len(self._tracks) + len(found) >= self.max_faces:
-                break
             if any(t.box is not None and overlap(t.box, box) > SAME_FACE for t in self._tracks):
                 continue
             known = next((lost for lost in self._lost if overlap(lost.box, box) > SAME_FACE), None)
@@ -203,19 +205,21 @@ class Stream:
                 self._tracks.remove(track)
             elif track not in self._tracks and not estimate.lost:
                 self._tracks.append(track)
-                if track.id is None:
-                    track.id, self._next_id = self._next_id, self._next_id + 1
             if estimate.lost and track.box is not None and track.id is not None:
                 self._lost.append(_Lost(track.id, track.box, estimate.lost, self._time))
         return answers
 
     def _faces(self, answers: list[tuple[_Track, Estimate]], dt: float) -> list[Face]:
         faces: list[Face] = []
-        for track, estimate in sorted(answers, key=lambda pair: pair[0].id or 0):
+        for track, estimate in sorted(answers, key=lambda pair: float("inf") if pair[0].id is None else pair[0].id):
             raw = Face.of(estimate.points, estimate.std, self.layout)
-            if any(overlap(raw.box, face.box) > SAME_TRACK for face in faces):
+            # Only here, where what the detector took for a face has been dropped: it may be larger than the face.
+            enough = self.max_faces is not None and len(faces) >= self.max_faces
+            if enough or any(overlap(raw.box, face.box) > SAME_TRACK for face in faces):
                 self._tracks.remove(track)
                 continue
+            if track.id is None:
+                track.id, self._next_id = self._next_id, self._next_id + 1
             track.box = raw.box
             reset = track.reset if estimate.reset == "start" else estimate.reset
             points = estimate.points

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,20 @@ def test_several_faces_keep_their_numbers(lm: Landmarker) -> None:
         assert len(stream(np.concatenate((a[0], b[0]), 1))) == 1
 
 
+def test_a_larger_thing_that_is_no_face_does_not_take_the_only_place(lm: Landmarker) -> None:
+    face = np.array(tight(drawn(3)[1])) + [256, 0, 256, 0]
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)
+    with lm.stream(detector=always([10, 10, 246, 246], face), max_faces=1) as stream:  # type: ignore[arg-type]
+        for frame in moving(3, 3):
+            assert [(f.id, f.box[0] > 200) for f in stream(np.concatenate((noise, frame), 1))] == [(0, True)]
+
+
+def test_a_given_box_without_a_face_lets_the_detector_look_at_once(lm: Landmarker) -> None:
+    face = tight(drawn(3)[1])
+    with lm.stream(boxes=[[900, 900, 950, 950]], detector=always(face)) as stream:  # type: ignore[arg-type]
+        assert [[f.id for f in stream(frame)] for frame in moving(3, 3)] == [[0]] * 3
+
+
 def test_a_face_that_comes_in_is_found_and_a_double_one_is_dropped(lm: Landmarker) -> None:
     boxes = [np.array(tight(drawn(3)[1]))]
     boxes.append(boxes[0] + [4, 4, 4, 4])
@@ -174,13 +189,36 @@ def test_filters_are_reset_with_the_face(lm: Landmarker) -> None:
         assert named(frames[0])[0].points.shape == (68, 2)
 
 
-def test_bad_arguments_are_named(lm: Landmarker, tmp_path: object) -> None:
+def relu() -> bytes:
+    """An ONNX file that is fine, and no YuNet: y = relu(x) of `(1, 3, 64, 64)`."""
+
+    def part(number: int, content: bytes | int) -> bytes:
+        if isinstance(content, int):
+            return bytes([number << 3, content])
+        assert len(content) < 128
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    shape = b"".join(part(1, part(1, size)) for size in (1, 3, 64, 64))
+    tensor = part(2, part(1, part(1, 1) + part(2, shape)))
+    graph = part(1, part(1, b"x") + part(2, b"y") + part(4, b"Relu")) + part(2, b"g")
+    graph += part(11, part(1, b"x") + tensor) + part(12, part(1, b"y") + tensor)
+    return part(1, 7) + part(8, part(1, b"") + part(2, 13)) + part(7, graph)
+
+
+def test_bad_arguments_are_named(lm: Landmarker, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean"):
         lm.stream(smooth="one-eura")
     with pytest.raises(ValueError, match="gaussian filter looks at later frames"):
         lm.stream(smooth="gaussian")
     with pytest.raises(DetectorError, match="there is no YuNet model absent.onnx"):
         lm.stream(detector="yunet:absent.onnx")
+    other = tmp_path / "other.onnx"
+    other.write_bytes(relu())
+    with pytest.raises(DetectorError, match="cannot use .*other.onnx as a YuNet model; get "):
+        lm.stream(detector=f"yunet:{other}")
+    other.write_text("no model")
+    with pytest.raises(DetectorError, match="cannot use .*other.onnx as a YuNet model; get "):
+        lm.stream(detector=f"yunet:{other}")
     with pytest.raises(DetectorError, match="unknown detector 'hear'"):
         make_detector("hear")
     with pytest.raises(ValueError, match=r"boxes must have shape \(N, 4\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from clips import drawn, moving, read_clip, tight, write_clip
 
 from ldeq.cli import main
 from ldeq.video.landmark_files import JsonLandmarks
+from ldeq.video.writing import VideoWriter
 
 
 def box(seed: int) -> str:
@@ -98,6 +100,13 @@ def test_a_truncated_video_ends_with_a_warning_and_its_results(tmp_path: Path, c
         (["--json", "o.json", "--box", "1,2,3"], "--box takes four numbers"),
         (["-o", "o.gif"], "choose a name that ends in"),
         (["-o", "in.mp4"], "is the video itself"),
+        (["--json", "in.mp4"], "is the video itself"),
+        (["--csv", "./in.mp4"], "is the video itself"),
+        (["-o", "o.mp4", "--json", "o.mp4"], "--json o.mp4 is where -o goes, too"),
+        (["--json", "o.out", "--csv", "o.out"], "--csv o.out is where --json goes, too"),
+        (["--json", "o.json", "--max-faces", "0"], "--max-faces must be >= 1"),
+        (["--json", "o.json", "--detect-every", "-1"], "--detect-every must be >= 0"),
+        (["-o", "/proc/o.mp4"], "cannot write /proc/o.mp4"),
         (["--compare", "--json", "o.json"], "--compare draws a video"),
         ([], "nothing to write"),
     ],
@@ -113,6 +122,64 @@ def test_bad_arguments_are_a_sentence(
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".json") == ["in.mp4"]
 
 
+def test_the_name_under_which_a_video_grows_may_be_that_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = write_clip(Path("a.partial.mp4"), [np.zeros((64, 64, 3), np.uint8)] * 2).read_bytes()
+    assert main(["video", "a.partial.mp4", "-o", "a.mp4"]) == 2
+    assert "would grow as a.partial.mp4, which is the video itself" in capsys.readouterr().err
+    assert Path("a.partial.mp4").read_bytes() == before
+
+
+def test_a_folder_in_the_place_of_an_output_is_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_clip(tmp_path / "in.mp4", [np.zeros((64, 64, 3), np.uint8)] * 2)
+    for option, name in (("-o", "d.mp4"), ("--json", "d.json")):
+        (tmp_path / name).mkdir()
+        assert main(["video", str(path), option, str(tmp_path / name)]) == 2
+        captured = capsys.readouterr()
+        assert "it is a folder; give the name of a file" in captured.err
+        assert "with a face" not in captured.out
+
+
+def test_a_full_disk_is_a_sentence_and_the_other_files_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_clip(tmp_path / "in.mp4", list(moving(3, 6)))
+    original = VideoWriter.write
+
+    def full(self: VideoWriter, image: Any, time: float) -> None:
+        if self.frames == 4:
+            monkeypatch.setattr(self, "_container", Full(self._container))
+        original(self, image, time)
+
+    class Full:
+        def __init__(self, container: Any) -> None:
+            self.close = container.close
+
+        def mux(self, packets: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    arguments = ["video", str(path), "-o", str(tmp_path / "o.mp4"), "--json", str(tmp_path / "o.json"), "--box", box(3)]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "o.partial.mp4: No space left on device; make room" in captured.err
+    assert "o.json" in captured.out
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert (document["complete"], len(document["frames"])) == (False, 4)
+
+
+def test_a_box_beside_the_face_is_told_and_the_detector_takes_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "in.mp4", list(moving(3, 3)))
+    monkeypatch.setattr("ldeq.landmarker.make_detector", lambda name: lambda image: np.array([tight(drawn(3)[1])]))
+    assert main(["video", str(path), "--json", str(tmp_path / "o.json"), "--box", "900,900,950,950"]) == 0
+    assert "no face in the --box" in capsys.readouterr().out
+    assert [len(f["faces"]) for f in json.loads((tmp_path / "o.json").read_text())["frames"]] == [1] * 3
+
+
 def test_without_pyav_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +193,13 @@ def test_without_pyav_the_message_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", absent)
     assert main(["video", str(tmp_path / "in.mp4"), "--json", str(tmp_path / "o.json")]) == 2
     assert 'pip install "ldeq[video]"' in capsys.readouterr().err
+
+
+def test_the_webcam_looks_at_its_arguments_before_the_camera(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["webcam", "-o", str(tmp_path / "o.gif")]) == 2
+    assert "choose a name that ends in" in capfd.readouterr().err
+    assert main(["webcam", "-o", str(tmp_path / "o.mp4"), "--seconds", "0"]) == 2
+    assert "--seconds must be > 0" in capfd.readouterr().err
 
 
 def test_no_camera_is_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from ldeq import Face
 from ldeq.data import IBUG68
 from ldeq.video.landmark_files import CsvLandmarks, JsonLandmarks
 from ldeq.video.reading import VideoError, VideoReader
-from ldeq.video.writing import VideoWriter
+from ldeq.video.writing import KEY_FRAME_EVERY, VideoWriter
 
 
 def pattern(width: int, height: int, t: int = 0) -> NDArray[np.uint8]:
@@ -113,6 +114,94 @@ def test_the_sound_goes_along(tmp_path: Path, codec: str, suffix: str, expected:
     # The tone: 0.06 rad a sample at 44.1 kHz.
     spectrum = np.abs(np.fft.rfft(samples))
     assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(0.06 * 44_100 / (2 * np.pi), rel=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".m4v", ".mov", ".mkv"])
+@pytest.mark.parametrize("codec", ["mp3", "flac"])
+def test_sound_that_a_kind_of_file_does_not_take_is_encoded_anew(tmp_path: Path, codec: str, suffix: str) -> None:
+    path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(10)], sound=codec)
+    with VideoWriter(tmp_path / f"b{suffix}", 96, 64, 25, path) as out:
+        for t in range(10):
+            out.write(pattern(96, 64, t), t / 25)
+    with av.open(str(out.path)) as container:
+        seconds = sum(f.samples / f.sample_rate for f in container.decode(audio=0))
+    # As long as the pictures, the last one's time on the screen included.
+    assert seconds == pytest.approx(0.4, abs=0.06)
+
+
+def test_sound_that_nobody_can_decode_is_left_out_and_told(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(5)], sound="pcm_s16le")
+    path.write_bytes(path.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
+    with VideoReader(path) as video, VideoWriter(tmp_path / "b.mp4", 96, 64, video.rate, path) as out:
+        for frame in video:
+            out.write(frame.image, frame.time)
+    assert out.problem is not None
+    assert "does not know its codec" in out.problem
+    assert len(read_clip(tmp_path / "b.mp4")) == 5
+
+
+def test_a_cover_is_no_film(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as container:
+        tone = container.add_stream("mp3", rate=44_100, layout="mono")
+        cover = container.add_stream("mjpeg")
+        cover.width, cover.height, cover.pix_fmt = 96, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(pattern(96, 64), format="rgb24").reformat(format="yuvj420p")
+        picture.pts = 0
+        container.mux([*cover.encode(picture), *cover.encode(None)])
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = 44_100, 0
+        container.mux([*tone.encode(sound), *tone.encode(None)])
+    with pytest.raises(VideoError, match="it holds no film"):
+        VideoReader(path)
+
+
+@pytest.mark.parametrize("rotation, expected", [(0, Fraction(4, 3)), (90, Fraction(3, 4))])
+def test_pixels_that_are_not_square_stay_so(tmp_path: Path, rotation: int, expected: Fraction) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for t in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pattern(96, 64, t), format="rgb24")))
+        container.mux(stream.encode(None))
+    with VideoReader(tmp_path / "a.mp4") as video:
+        assert video.aspect == expected
+        with VideoWriter(tmp_path / "b.mp4", video.width, video.height, video.rate, aspect=video.aspect) as out:
+            for frame in video:
+                out.write(frame.image, frame.time)
+    with av.open(str(out.path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == expected
+
+
+def test_a_machine_that_dies_leaves_a_file_that_plays(tmp_path: Path) -> None:
+    out = VideoWriter(tmp_path / "a.mp4", 96, 64, 25)
+    noise = np.random.default_rng(0)
+    for t in range(2 * KEY_FRAME_EVERY + 60):
+        out.write(noise.integers(0, 255, (64, 96, 3)).astype(np.uint8), t / 25)
+    dead = tmp_path / "dead.mp4"
+    dead.write_bytes(out.partial.read_bytes())  # nothing was closed
+    with VideoReader(dead) as video:
+        assert sum(1 for _ in video) >= KEY_FRAME_EVERY
+    out.close()
+    data = out.path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    assert b"moof" not in data
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "dead.mp4"]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    table = JsonLandmarks(tmp_path / "a.json", {})
+    table._file.close()
+    table._file = open("/dev/full", "w")  # noqa: SIM115
+    with pytest.raises(VideoError, match=r"a\.json\.partial: No space left on device; make room"):
+        for t in range(20):
+            table.write(t, t / 25, faces(t))
+    with pytest.raises(VideoError, match="cannot write the end of"):
+        table.close(complete=False)
 
 
 def test_a_run_that_stops_early_leaves_a_partial_file_that_plays(tmp_path: Path) -> None:
