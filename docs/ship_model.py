@@ -1,7 +1,7 @@
-"""Makes a shipped model from a finished run: rounds to bf16, scores that, writes weights, card and report.
+"""Keeps what a finished run made: rounds its weights to bf16, scores those, writes weights, card and report.
 
-python docs/ship_model.py small-68 runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
-python docs/ship_model.py small-68-video runs/small-300w-video/step-00003096.safetensors '300w:~/300w#helen-test'
+python docs/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
+python docs/ship_model.py runs/small-300w-motion/step-00003096.safetensors '300w:~/300w#helen-test'
 """
 
 from __future__ import annotations
@@ -40,41 +40,44 @@ photos are few and not balanced in age, skin or pose; expect larger errors on wh
 """
 
 PHOTOS = "HELEN train and AFW with the 300-W annotation, 1,207 photos"
-MODELS = {
-    "small-68": ("small-300w", PHOTOS),
-    "small-68-video": (
-        "small-300w-video",
-        f"{PHOTOS}; then, from small-68, those of them that can be set in motion, as sequences of six frames; no video",
+RUNS = {
+    "small-300w": (ROOT / "docs" / "results" / "small-300w" / "weights.safetensors", PHOTOS),
+    "small-300w-motion": (
+        ROOT / "ldeq" / "weights" / "small-68.safetensors",
+        f"{PHOTOS}; then those of them that can be set in motion, as sequences of six frames; no video",
     ),
 }
-"""Name -> the run that made it, and what it was trained on."""
+"""Run -> where its weights go, and what they were trained on."""
 
-FACTS = {
-    "licence": "research use only: the photos of HELEN and AFW are for research, and so is this model",
-}
+LICENCE = "research use only: the photos of HELEN and AFW are for research, and so is this model"
 
 
-def main(name: str, trained: Path, spec: str) -> None:
-    """Ships `trained` as `name`, scored on the faces of `spec`."""
-    run, data = MODELS[name]
+def main(trained: Path, spec: str) -> None:
+    """Keeps the weights of `trained`, a checkpoint in the folder of its run, scored on the faces of `spec`."""
+    run = trained.resolve().parent.name
+    target, data = RUNS[run]
+    name = target.stem if target.parent.parent.name == "ldeq" else run
     _, document = checkpoint.load(trained)
     settings = from_mapping(document["settings"])
     source = load_pretrained(trained)
     with tempfile.TemporaryDirectory() as folder:
-        rounded = Path(folder) / f"{name}.safetensors"
+        rounded = Path(folder) / "rounded.safetensors"
         save_weights(rounded, source.model, source.layout, settings, dtype=torch.bfloat16)
-        shipped = load_pretrained(rounded)
+        kept = load_pretrained(rounded)
     faces = LandmarkDataset(
-        open_faces(spec, "test"), shipped.model.config.image_size, shipped.crop_rule, shipped.crop_scale, on_error="replace"
+        open_faces(spec, "test"), kept.model.config.image_size, kept.crop_rule, kept.crop_scale, on_error="replace"
     )
-    evaluation = evaluate(shipped.model, faces, weights=f"model {name} (bf16 weights, moving average)")
-    score = evaluation.summary
-    card = {"data": data, **FACTS, **score, "protocol": evaluation.protocol}
-    target = ROOT / "ldeq" / "weights" / f"{name}.safetensors"
-    save_weights(target, shipped.model, shipped.layout, settings, {"card": card}, torch.bfloat16)
-    parameters = sum(p.numel() for p in shipped.model.parameters()) / 1e6
-    crop = f"{shipped.crop_rule} x {shipped.crop_scale:g}"
-    facts = {**card, "parameters": parameters, "size": shipped.model.config.image_size, "crop": crop, "run": run, "name": name}
+    evaluation = evaluate(kept.model, faces, weights=f"model {name} (bf16 weights, moving average)")
+    card = {"data": data, "licence": LICENCE, **evaluation.summary, "protocol": evaluation.protocol}
+    save_weights(target, kept.model, kept.layout, settings, {"card": card}, torch.bfloat16)
+    facts = {
+        **card,
+        "parameters": sum(p.numel() for p in kept.model.parameters()) / 1e6,
+        "size": kept.model.config.image_size,
+        "crop": f"{kept.crop_rule} x {kept.crop_scale:g}",
+        "run": run,
+        "name": name,
+    }
     target.with_suffix(".md").write_text(CARD.format(**facts))
 
     results = ROOT / "docs" / "results" / run
@@ -89,4 +92,4 @@ def main(name: str, trained: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), sys.argv[2])
