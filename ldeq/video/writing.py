@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -193,15 +194,26 @@ class VideoWriter:
 
     def _put_in_place(self) -> None:
         """Makes one piece of the fragments, the index in front: players then know the length, and seek, at once."""
-        if self.path.suffix.lower() != ".mkv":
+        if self.path.suffix.lower() == ".mkv":
+            self._check(self.partial)
+        else:
             whole = self.path.with_name(f"{self.path.stem}.partial.whole{self.path.suffix}")
             try:
                 _in_one_piece(self._av, self.partial, whole)
+                self._check(whole)
                 os.replace(whole, self.partial)
             finally:
                 whole.unlink(missing_ok=True)
         os.replace(self.partial, self.path)
         self.partial = self.path
+
+    def _check(self, path: Path) -> None:
+        """Reads the file back: FFmpeg tells nobody that the last fragment found no room."""
+        with self._av.open(str(path)) as container:
+            packets = container.demux(container.streams.video[0])
+            there = sum(packet.size > 0 and not packet.is_corrupt for packet in packets)
+        if there != self.frames:
+            raise OSError(errno.ENOSPC, f"{there} of {self.frames} frames are in it; is the disk full?")
 
 
 def checked_path(path: str | Path) -> Path:

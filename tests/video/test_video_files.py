@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -191,6 +192,25 @@ def test_a_machine_that_dies_leaves_a_file_that_plays(tmp_path: Path) -> None:
     assert data.index(b"moov") < data.index(b"mdat")
     assert b"moof" not in data
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "dead.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("room", [12_288, 60_000, 120_000, 500_000])
+def test_a_video_that_did_not_fit_on_the_disk_does_not_pass_for_whole(tmp_path: Path, suffix: str, room: int) -> None:
+    noise = np.random.default_rng(0)
+    frames = [noise.integers(0, 255, (64, 96, 3)).astype(np.uint8) for _ in range(140)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        with (
+            pytest.raises(VideoError, match="cannot (go on writing|write the end of)"),
+            VideoWriter(tmp_path / f"a{suffix}", 96, 64, 25) as out,
+        ):
+            for t, frame in enumerate(frames):
+                out.write(frame, t / 25)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == [f"a.partial{suffix}"]
 
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
