@@ -37,9 +37,20 @@ constexpr int kRows = 8;
 template <int kVec>
 constexpr int kTile = kStepThreads * kStepRounds * kVec;
 
+// Elements [at, at + kVec) of the rows from `start` whose bit in `mask` is set; 0 for the others.
+template <typename P, typename A, int kCount, int kVec>
+__device__ __forceinline__ void load_rows(P* const (&list)[kMaxHistory], uint32_t mask, int start, int64_t at, A (&rows)[kCount][kVec]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) rows[i][j] = 0;
+    if (mask >> (start + i) & 1u) load<kVec>(static_cast<const std::remove_const_t<P>*>(list[start + i]) + at, rows[i]);
+  }
+}
+
 // kN bounds n, so that sums and loads have registers of their own.
 template <typename F, typename G, int kN, int kVec>
-__global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonStep<F, G> p) {
+__global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_gram(const AndersonStep<F, G> p) {
   using A = Accumulate<F>;
   constexpr int kSums = kN + kGramColumns;
   using Shared = WarpSums<A, kStepThreads, kSums>;
@@ -64,9 +75,11 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
     const int64_t first = int64_t{tile} * kTile<kVec> + (round * kStepThreads + static_cast<int>(threadIdx.x)) * kVec;
     if (first >= p.size) break;
     const int64_t at = sample * p.size + first;
-    A f[kVec], x[kVec], g[kVec];
+    A f[kVec], x[kVec], g[kVec], others[kRows][kVec];
     load<kVec>(p.f_new + at, f);
     load<kVec>(p.x + at, x);
+    // Eight rows of the history at a time: all are asked for before the first is used, and registers do not run out.
+    load_rows(p.g, older, 0, at, others);
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       g[j] = f[j] - x[j];
@@ -76,30 +89,34 @@ __global__ void __launch_bounds__(kStepThreads, 2) anderson_gram(const AndersonS
       g[j] = Element<G>::load(Element<G>::store(g[j]));
       sums[2] += g[j] * g[j];
     }
-    if (mixes) store<kVec>(p.g_new + at, g);
-    // Eight rows of the history at a time: all are asked for before the first is used, and registers do not run out.
 #pragma unroll
     for (int start = 0; start < kN; start += kRows) {
-      A others[kRows][kVec];
+      if (start > 0) load_rows(p.g, older, start, at, others);
+      // Rows that were not read count 0 (0 x NaN too: nobody looks at their sums).
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        if (older >> (start + i) & 1u) load<kVec>(p.g[start + i] + at, others[i]);
-      }
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        if (older >> (start + i) & 1u) {
-#pragma unroll
-          for (int j = 0; j < kVec; ++j) sums[kGramColumns + start + i] += others[i][j] * g[j];
-        }
+        for (int j = 0; j < kVec; ++j) sums[kGramColumns + start + i] += others[i][j] * g[j];
       }
     }
+    // Last: the compiler moves no read before a write.
+    if (mixes) store<kVec>(p.g_new + at, g);
   }
   A* const partials = p.settle.partials + sample * p.settle.columns * p.settle.tiles + tile;
   sum_columns<kStepThreads>(sums, shared.at, partials, p.settle.columns, p.settle.tiles);
 }
 
+template <typename A, int kN, int kCount, int kVec>
+__device__ __forceinline__ void add_rows(const A (&alpha)[kN], int start, const A (&rows)[kCount][kVec], A (&sum)[kVec]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) sum[j] += alpha[start + i] * rows[i][j];
+  }
+}
+
 template <typename F, typename G, int kN, int kVec>
-__global__ void __launch_bounds__(kStepThreads, 1) anderson_mix(const AndersonStep<F, G> p) {
+__global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 4 : 2) anderson_mix(const AndersonStep<F, G> p) {
   using A = Accumulate<F>;
   const int64_t sample = blockIdx.x / p.settle.tiles;
   const int tile = blockIdx.x % p.settle.tiles;
@@ -107,12 +124,17 @@ __global__ void __launch_bounds__(kStepThreads, 1) anderson_mix(const AndersonSt
   if (p.leaving.from != nullptr && (p.settle.todo[sample] & kKeep) != 0) {
     const int64_t start = int64_t{tile} * kTile<kVec>;
     const int64_t end = start + kTile<kVec> < p.size ? start + kTile<kVec> : p.size;
-    keep(p.leaving, sample * p.size + start, sample * p.size + end);
+    keep<kStepThreads>(p.leaving, sample * p.size + start, sample * p.size + end);
   }
   if (p.x_next == nullptr) return;
   A alpha[kN];
+  // Pairs that a restart dropped are not even read.
+  uint32_t counts = 0;
 #pragma unroll
-  for (int i = 0; i < kN; ++i) alpha[i] = active && i < p.n ? p.settle.alpha[sample * kMaxHistory + i] : A(0);
+  for (int i = 0; i < kN; ++i) {
+    alpha[i] = active && i < p.n ? p.settle.alpha[sample * kMaxHistory + i] : A(0);
+    if (alpha[i] != A(0)) counts |= 1u << i;
+  }
 
 #pragma unroll 1
   for (int round = 0; round < kStepRounds; ++round) {
@@ -124,20 +146,28 @@ __global__ void __launch_bounds__(kStepThreads, 1) anderson_mix(const AndersonSt
     for (int j = 0; j < kVec; ++j) next[j] = 0;
     // A sample that has stopped stays where it is.
     if (!active) load<kVec>(p.x + at, next);
+    if (p.damping == A(0)) {
 #pragma unroll
-    for (int i = 0; i < kN; ++i) {
-      // Pairs that a restart dropped are not even read.
-      if (i >= p.n || alpha[i] == A(0)) continue;
-      A f[kVec];
-      load<kVec>(p.f[i] + at, f);
-      if (p.damping != A(0)) {
-        A g[kVec];
-        load<kVec>(p.g[i] + at, g);
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) f[j] -= p.damping * g[j];
+      for (int start = 0; start < kN; start += kRows) {
+        A f[kRows][kVec];
+        load_rows(p.f, counts, start, at, f);
+        add_rows(alpha, start, f, next);
       }
+    } else {
+      // Half as many, of f and of g.
+      constexpr int kCount = kRows / 2;
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) next[j] += alpha[i] * f[j];
+      for (int start = 0; start < kN; start += kCount) {
+        A f[kCount][kVec], g[kCount][kVec];
+        load_rows(p.f, counts, start, at, f);
+        load_rows(p.g, counts, start, at, g);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+          for (int j = 0; j < kVec; ++j) f[i][j] -= p.damping * g[i][j];
+        }
+        add_rows(alpha, start, f, next);
+      }
     }
     store<kVec>(p.x_next + at, next);
     if (p.x_cast != nullptr) store<kVec>(p.x_cast + at, next);

@@ -13,11 +13,10 @@ struct Sum {
   }
 };
 
-// Keeps a NaN from either side, as torch.amax does; fmax would lose it.
 struct Max {
   template <typename A>
   __device__ __forceinline__ A operator()(A a, A b) const {
-    return a != a || a > b ? a : b;
+    return greater(a, b);
   }
 };
 

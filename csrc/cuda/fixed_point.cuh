@@ -36,27 +36,33 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_move(const 
   const bool measured = active || p.settle.progress.whole_batch;
   if (!measured && p.x_next == nullptr) return;
   A sums[kNormColumns] = {0, 0};
+  // All rounds are asked for before the first is used.
+  A f[kFixedPointRounds][kVec], x[kFixedPointRounds][kVec];
+  const int64_t start = int64_t{tile} * kFixedPointTile<kVec> + static_cast<int>(threadIdx.x) * kVec, row = sample * p.size;
+  constexpr int kStride = kFixedPointThreads * kVec;
 #pragma unroll
   for (int round = 0; round < kFixedPointRounds; ++round) {
-    const int64_t first =
-        int64_t{tile} * kFixedPointTile<kVec> + (round * kFixedPointThreads + static_cast<int>(threadIdx.x)) * kVec;
+    const int64_t first = start + round * kStride;
     if (first >= p.size) break;
-    const int64_t at = sample * p.size + first;
-    A f[kVec], x[kVec];
-    load<kVec>(p.x + at, x);
+    load<kVec>(p.x + row + first, x[round]);
+    if (measured) load<kVec>(p.f + row + first, f[round]);
+  }
+#pragma unroll
+  for (int round = 0; round < kFixedPointRounds; ++round) {
+    const int64_t first = start + round * kStride;
+    if (first >= p.size) break;
     if (measured) {
-      load<kVec>(p.f + at, f);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        const A g = f[j] - x[j];
+        const A g = f[round][j] - x[round][j];
         sums[0] += g * g;
-        sums[1] += f[j] * f[j];
+        sums[1] += f[round][j] * f[round][j];
         // A sample that has stopped stays where it is.
-        if (active) x[j] = p.beta == A(1) ? f[j] : x[j] + p.beta * g;
+        if (active) x[round][j] = p.beta == A(1) ? f[round][j] : x[round][j] + p.beta * g;
       }
     }
-    if (p.x_next != nullptr) store<kVec>(p.x_next + at, x);
-    if (p.x_cast != nullptr) store<kVec>(p.x_cast + at, x);
+    if (p.x_next != nullptr) store<kVec>(p.x_next + row + first, x[round]);
+    if (p.x_cast != nullptr) store<kVec>(p.x_cast + row + first, x[round]);
   }
   if (!measured) return;
   A* const partials = p.settle.partials + sample * kNormColumns * p.settle.tiles + tile;
@@ -72,8 +78,9 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_repair(cons
   if (todo == kNothing) return;
   const int64_t start = int64_t{blockIdx.x % p.settle.tiles} * kFixedPointTile<kVec>;
   const int64_t end = start + kFixedPointTile<kVec> < p.size ? start + kFixedPointTile<kVec> : p.size;
-  if ((todo & kKeep) != 0 && p.leaving.from != nullptr) keep(p.leaving, sample * p.size + start, sample * p.size + end);
+  if ((todo & kKeep) != 0 && p.leaving.from != nullptr) keep<kFixedPointThreads>(p.leaving, sample * p.size + start, sample * p.size + end);
   if ((todo & kStay) == 0 || p.x_next == nullptr) return;
+#pragma unroll 4
   for (int64_t i = sample * p.size + start + threadIdx.x; i < sample * p.size + end; i += kFixedPointThreads) {
     const A x = p.x[i];
     p.x_next[i] = x;

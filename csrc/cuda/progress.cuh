@@ -89,18 +89,26 @@ struct Leaving {
   const void* from;  // null where nothing leaves
   void* to;
   int element_bytes;
+  bool wide;  // rows consist of whole words of 16 bytes
 };
 
-template <typename W>
+template <typename W, int kThreads>
 __device__ __forceinline__ void copy_words(const void* from, void* to, int64_t first, int64_t last) {
-  for (int64_t i = first + threadIdx.x; i < last; i += blockDim.x) static_cast<W*>(to)[i] = static_cast<const W*>(from)[i];
+#pragma unroll 2
+  for (int64_t i = first + threadIdx.x; i < last; i += kThreads) static_cast<W*>(to)[i] = static_cast<const W*>(from)[i];
 }
 
 // Elements [first, last) of all samples' values; all threads of a block.
+template <int kThreads>
 __device__ inline void keep(const Leaving& p, int64_t first, int64_t last) {
-  if (p.element_bytes == 2) copy_words<uint16_t>(p.from, p.to, first, last);
-  if (p.element_bytes == 4) copy_words<uint32_t>(p.from, p.to, first, last);
-  if (p.element_bytes == 8) copy_words<uint2>(p.from, p.to, first, last);
+  if (p.wide) {
+    const int elements = static_cast<int>(sizeof(uint4)) / p.element_bytes;
+    copy_words<uint4, kThreads>(p.from, p.to, first / elements, last / elements);
+  } else {
+    if (p.element_bytes == 2) copy_words<uint16_t, kThreads>(p.from, p.to, first, last);
+    if (p.element_bytes == 4) copy_words<uint32_t, kThreads>(p.from, p.to, first, last);
+    if (p.element_bytes == 8) copy_words<uint2, kThreads>(p.from, p.to, first, last);
+  }
 }
 
 }  // namespace ldeq

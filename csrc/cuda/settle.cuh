@@ -21,7 +21,8 @@ struct Settle {
   bool safeguards;
 };
 
-constexpr int kSettleThreads = 128;
+// A warp for each column of sums that six pairs have, since nothing else runs meanwhile.
+constexpr int kSettleThreads = 320;
 constexpr int kNormColumns = 2, kGramColumns = 3;
 
 struct MixingShared {
@@ -36,18 +37,19 @@ struct SettleShared {
   MixingShared mixing;
 };
 
-// Solves a x = b in shared memory for a matrix of unit diagonal, of which the lower triangle is read; lane i holds row i.
+// Solves a x = b in shared memory for a matrix of unit diagonal, of which the lower triangle is read; lane i holds row i. The
+// factor's diagonal is kept as its inverse: divisions in float64 are what this kernel would wait for.
 __device__ inline void cholesky_solve(MixingShared& s, int n, int lane) {
   for (int k = 0; k < n; ++k) {
     const double pivot = s.a[k][k];
-    const double root = sqrt(pivot < kPivotFloor ? kPivotFloor : pivot);
-    const double y = s.b[k] / root;
+    const double scale = rsqrt(pivot < kPivotFloor ? kPivotFloor : pivot);
+    const double y = s.b[k] * scale;
     __syncwarp();
     if (lane == k) {
-      s.a[k][k] = root;
+      s.a[k][k] = scale;
       s.b[k] = y;
     } else if (lane > k && lane < n) {
-      s.a[lane][k] /= root;
+      s.a[lane][k] *= scale;
       s.b[lane] -= s.a[lane][k] * y;
     }
     __syncwarp();
@@ -57,7 +59,7 @@ __device__ inline void cholesky_solve(MixingShared& s, int n, int lane) {
     __syncwarp();
   }
   for (int k = n - 1; k >= 0; --k) {
-    const double x = s.b[k] / s.a[k][k];
+    const double x = s.b[k] * s.a[k][k];
     __syncwarp();
     if (lane == k) s.b[k] = x;
     if (lane < k) s.b[lane] -= s.a[k][lane] * x;
@@ -87,7 +89,7 @@ __device__ inline void mix(const Settle<A>& p, int64_t sample, double norm, cons
   const double mean = reduce_warp(own, Sum()) / pairs;
   double diagonal = own + (p.ridge >= 0 ? p.ridge * mean : -p.ridge);
   diagonal = diagonal < kVanished * mean ? kVanished * mean : diagonal;
-  const double scale = mine && diagonal > 0 ? 1 / sqrt(diagonal) : 1.0;
+  const double scale = mine && diagonal > 0 ? rsqrt(diagonal) : 1.0;
   if (lane < n) {
     s.scale[lane] = scale;
     s.b[lane] = mine ? scale : 0.0;

@@ -19,7 +19,7 @@ Maps layout_of(const Tensor& maps, const char* name) {
   STD_TORCH_CHECK(divisible(maps.size(2), maps.size(3)), name, " has larger maps than the CUDA kernels take; choose backend 'torch'");
   check_blocks(maps.size(0) * maps.size(1), name);
   return {maps.stride(0), maps.stride(1), maps.stride(2), maps.stride(3), static_cast<int>(maps.size(1)),
-          static_cast<int>(maps.size(2)), static_cast<int>(maps.size(3)), division_magic(maps.size(3))};
+          static_cast<int>(maps.size(2)), static_cast<int>(maps.size(3)), division_magic(maps.size(3)), short_division_magic(maps.size(3))};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Place& place, const Tensor& maps, const char* name, const Tensor* beta,

@@ -14,16 +14,19 @@ struct Axes {
   A scale_x, offset_x, scale_y, offset_y;
 };
 
-// Strides are in elements; `vectors` says that a map is dense and that 16-byte accesses are aligned.
+// Strides are in elements.
 struct Maps {
   int64_t stride_batch, stride_channel, stride_row, stride_column;
   int channels, height, width;
   uint64_t magic;  // see `division_magic`
+  uint32_t short_magic;
 };
 
-// A map's pixel is divided by the width by multiplication and shift, which is exact for `divisible` maps (up to 10,321 x 10,321).
+// A map's pixel is divided by the width by multiplication and shift, which is exact for `divisible` maps (up to 10,321 x 10,321);
+// with 32 bits it is for those of up to 2^16 pixels and two columns at least.
 constexpr int kDivisionShift = 40;
 inline uint64_t division_magic(int64_t width) { return ((uint64_t{1} << kDivisionShift) + width - 1) / width; }
+inline uint32_t short_division_magic(int64_t width) { return width > 1 ? static_cast<uint32_t>((uint64_t{1} << 32) / width + 1) : 0; }
 inline bool divisible(int64_t height, int64_t width) {
   // Pixels, and products with the magic number of 2^40 / width, stay within their types.
   const bool small = height < int64_t{1} << 23 && width < int64_t{1} << 30 && height * width <= int64_t{1} << 30;
@@ -46,23 +49,35 @@ struct SoftargmaxForward {
 };
 
 __device__ __forceinline__ int row_of(const Maps& maps, int pixel) {
-  return static_cast<int>((pixel * maps.magic) >> kDivisionShift);
+  return static_cast<int>((static_cast<uint32_t>(pixel) * maps.magic) >> kDivisionShift);
 }
 
-// Offset of a map's first element.
-__device__ __forceinline__ int64_t map_offset(const Maps& maps, int64_t map) {
-  return map / maps.channels * maps.stride_batch + map % maps.channels * maps.stride_channel;
+__device__ __forceinline__ int row_of_small(const Maps& maps, int pixel) {
+  return static_cast<int>(__umulhi(static_cast<uint32_t>(pixel), maps.short_magic));
 }
 
-// z of one logit. A NaN stays one; -inf below any max gives 0 and not 0 x inf.
+// The map of this block.
+struct MapIndex {
+  int64_t map;
+  int channel;
+  int64_t offset;  // of its first element
+
+  __device__ __forceinline__ explicit MapIndex(const Maps& maps) : map(blockIdx.x) {
+    const unsigned sample = blockIdx.x / static_cast<unsigned>(maps.channels);
+    channel = static_cast<int>(blockIdx.x - sample * maps.channels);
+    offset = sample * maps.stride_batch + channel * maps.stride_channel;
+  }
+};
+
+// A logit less the max. A NaN stays one; -inf below any max is the lowest number: its z is 0 and not 0 x inf.
 template <typename T>
 __device__ __forceinline__ Accumulate<T> below_peak(Accumulate<T> logit, Accumulate<T> peak) {
   const auto below = logit - peak;
   return below < -Element<T>::kLargest ? -Element<T>::kLargest : below;
 }
 
-// This thread's pixels of a map, kVec at a time: body(values, first pixel, row, column of the first).
-// The values are kept between visits where they fit (kItems > 0), and loaded anew otherwise.
+// This thread's pixels of a map, kVec at a time: body(values, first pixel, row, column of the first, number of the round).
+// The values are kept between visits where they fit (kItems > 0), and loaded anew otherwise. A vector lies in one row.
 template <typename T, int kThreads, int kItems, int kVec>
 struct Pixels {
   using A = Accumulate<T>;
@@ -101,29 +116,23 @@ struct Pixels {
 #pragma unroll
       for (int r = 0; r < kRounds; ++r) {
         const int first = (r * kThreads + static_cast<int>(threadIdx.x)) * kVec;
-        if (first < count) body(held[r], first);
+        if (first < count) call(body, held[r], first, r);
       }
     } else {
       // Two doubles take the registers of four floats: unrolled, the loop spills on some architectures.
 #pragma unroll(sizeof(T) == 8 ? 1 : 4)
       for (int first = static_cast<int>(threadIdx.x) * kVec; first < count; first += kThreads * kVec) {
         fetch(first, held[0]);
-        body(held[0], first);
+        call(body, held[0], first, 0);
       }
     }
   }
 
-  // As `visit`, pixel by pixel: body(value, column, row).
   template <typename Body>
-  __device__ __forceinline__ void visit_places(Body body) {
-    visit([&](A(&values)[kVec], int first) {
-      int row = row_of(maps, first), column = first - row * maps.width;
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        body(values[j], static_cast<A>(column), static_cast<A>(row));
-        if (++column == maps.width) column = 0, ++row;
-      }
-    });
+  __device__ __forceinline__ void call(Body body, A (&values)[kVec], int first, int round) {
+    // A vector takes two columns, and what is held is small.
+    const int row = kVec > 1 && kHeld ? row_of_small(maps, first) : row_of(maps, first);
+    body(values, first, row, first - row * maps.width, round);
   }
 };
 
@@ -133,41 +142,48 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const Softargm
   using A = Accumulate<T>;
   using Shared = Exchange<A, kThreads, 4>;
   LDEQ_SHARED(Shared, exchange);
-  const int64_t map = blockIdx.x;
-  Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.input + map_offset(p.maps, map));
+  const MapIndex index(p.maps);
+  const int64_t map = index.map;
+  Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.input + index.offset);
 
   A peak[1] = {-INFINITY};
-  A beta = 1;
+  A own = 0;   // the highest that this thread saw
+  A rate = 0;  // z = 2^(rate (h - peak))
   if constexpr (kNormalise) {
-    beta = static_cast<A>(p.beta[map % p.maps.channels * p.beta_stride]);
-    pixels.visit([&](A(&values)[kVec], int) {
+    rate = static_cast<A>(p.beta[index.channel * p.beta_stride] * kLog2E);
+    pixels.visit([&](A(&values)[kVec], int, int, int, int) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) peak[0] = Max()(peak[0], values[j]);
     });
+    own = peak[0];
     reduce_block<kThreads>(peak, Max(), exchange, 0);
   }
   const A highest = peak[0];
   if (!kNormalise || highest == -INFINITY) peak[0] = 0;
+  const auto weight = [&](A value) { return kNormalise ? power_of_two(rate * below_peak<T>(value, peak[0])) : value; };
 
-  // sum z, sum z x, sum z y, pixels at the max.
+  // sum z, sum z x, sum z y, pixels at the max. A vector's x are those of its first pixel and a part that is constant.
   A sums[4] = {0, 0, 0, 0};
+  // Few threads have to look for them.
+  if (kNormalise && own == highest) {
+    pixels.visit([&](A(&values)[kVec], int, int, int, int) {
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) sums[3] += values[j] == highest ? A(1) : A(0);
+    });
+  }
   T* const out = p.heatmap == nullptr ? nullptr : p.heatmap + map * pixels.count;
-  pixels.visit([&](A(&values)[kVec], int first) {
-    int row = row_of(p.maps, first), column = first - row * p.maps.width;
-    A z[kVec];
+  pixels.visit([&](A(&values)[kVec], int first, int row, int column, int) {
+    A z[kVec], mass = 0, within = 0;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
-      z[j] = values[j];
-      if constexpr (kNormalise) {
-        z[j] = exponential(beta * below_peak<T>(values[j], peak[0]));
-        sums[3] += values[j] == highest ? A(1) : A(0);
-        if constexpr (kItems > 0) values[j] = z[j];
-      }
-      sums[0] += z[j];
-      sums[1] += z[j] * static_cast<A>(column);
-      sums[2] += z[j] * static_cast<A>(row);
-      if (++column == p.maps.width) column = 0, ++row;
+      z[j] = weight(values[j]);
+      if constexpr (kNormalise && kItems > 0) values[j] = z[j];
+      mass = j == 0 ? z[j] : mass + z[j];
+      if (j > 0) within = j == 1 ? z[j] : within + z[j] * A(j);
     }
+    sums[0] += mass;
+    sums[1] += mass * static_cast<A>(column) + within;
+    sums[2] += mass * static_cast<A>(row);
     if (kNormalise && out != nullptr) store<kVec>(out + first, z);
   });
   reduce_block<kThreads>(sums, Sum(), exchange, 1);
@@ -175,11 +191,16 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const Softargm
 
   // About the mean and not from raw moments, which cancel for narrow peaks far from the origin.
   A squares[2] = {0, 0};
-  pixels.visit_places([&](A value, A column, A row) {
-    A z = value;
-    if constexpr (kNormalise && kItems == 0) z = exponential(beta * below_peak<T>(value, peak[0]));
-    squares[0] += z * ((column - mean_x) * (column - mean_x));
-    squares[1] += z * ((row - mean_y) * (row - mean_y));
+  pixels.visit([&](A(&values)[kVec], int, int row, int column, int) {
+    const A dx = static_cast<A>(column) - mean_x, dy = static_cast<A>(row) - mean_y;
+    A mass = 0;
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) {
+      const A z = kItems > 0 ? values[j] : weight(values[j]), d = dx + A(j);
+      mass = j == 0 ? z : mass + z;
+      squares[0] += z * (d * d);
+    }
+    squares[1] += mass * (dy * dy);
   });
   reduce_block<kThreads>(squares, Sum(), exchange, 0);
 

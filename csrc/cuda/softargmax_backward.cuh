@@ -60,10 +60,14 @@ struct ReadoutGradient {
     sum = total == total ? lost * q : A(0);
   }
 
-  __device__ __forceinline__ A operator()(A column, A row) const {
-    const A dx = column - mean_x, dy = row - mean_y;
-    return constant + slope_x * dx + slope_y * dy + square * (dx * dx + dy * dy);
+  // What a row's pixels share.
+  __device__ __forceinline__ A of_row(int row) const {
+    const A dy = static_cast<A>(row) - mean_y;
+    return constant + dy * (slope_y + square * dy);
   }
+
+  // dx: column less mean_x.
+  __device__ __forceinline__ A operator()(A of_row, A dx) const { return of_row + dx * (slope_x + square * dx); }
 };
 
 // Needs the same kThreads, kItems and kVec rules as the forward pass. Without kItems the maps are read twice.
@@ -72,10 +76,12 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
   using A = Accumulate<T>;
   using Shared = Exchange<A, kThreads, 2>;
   LDEQ_SHARED(Shared, exchange);
-  const int64_t map = blockIdx.x;
-  Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.logits + map_offset(p.maps, map));
+  const MapIndex index(p.maps);
+  const int64_t map = index.map;
+  Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.logits + index.offset);
   const ReadoutGradient<T> gradient(p, map);
-  const A beta = static_cast<A>(p.beta[map % p.maps.channels * p.beta_stride]);
+  const double own = p.beta[index.channel * p.beta_stride];
+  const A beta = static_cast<A>(own), rate = static_cast<A>(own * kLog2E);
   const A peak = static_cast<A>(p.stats[map * kStats + kPeak]), ties = static_cast<A>(p.stats[map * kStats + kTies]);
   const T* const grad_heatmap = p.grad_heatmap == nullptr ? nullptr : p.grad_heatmap + map * pixels.count;
 
@@ -83,8 +89,8 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
   uint32_t at_peak = 0;
   static_assert(kItems <= 32, "one bit an item");
   A sums[2] = {0, 0};  // of what `grad_heatmap` adds to dL/dh, and of dL/dbeta
-  const auto local = [&](A(&values)[kVec], int first, A(&grads)[kVec], bool add) {
-    int row = row_of(p.maps, first), column = first - row * p.maps.width;
+  const auto local = [&](A(&values)[kVec], int first, int row, int column, A(&grads)[kVec], bool add) {
+    const A of_row = gradient.of_row(row), dx = static_cast<A>(column) - gradient.mean_x;
     A extra[kVec];
 #pragma unroll
     for (int j = 0; j < kVec; ++j) extra[j] = 0;
@@ -92,8 +98,8 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       const A below = below_peak<T>(values[j], peak);
-      const A z = exponential(beta * below);
-      const A dz = z * (gradient(static_cast<A>(column), static_cast<A>(row)) + extra[j]);
+      const A z = power_of_two(rate * below);
+      const A dz = z * (gradient(of_row, dx + A(j)) + extra[j]);
       // A pixel below the range (masked with -inf) or a NaN takes no gradient of its own, as through clamp_min.
       const bool in_range = values[j] - peak >= -Element<T>::kLargest;
       const A dh = in_range ? beta * dz : A(0);
@@ -102,21 +108,18 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
         sums[1] += dz * below;
       }
       grads[j] = dh;
-      if (++column == p.maps.width) column = 0, ++row;
     }
   };
 
-  int bit = 0;
-  pixels.visit([&](A(&values)[kVec], int first) {
+  pixels.visit([&](A(&values)[kVec], int first, int row, int column, int round) {
     A grads[kVec];
-    local(values, first, grads, true);
+    local(values, first, row, column, grads, true);
     if constexpr (kItems > 0) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        at_peak |= (values[j] == peak ? 1u : 0u) << (bit + j);
+        at_peak |= (values[j] == peak ? 1u : 0u) << (round * kVec + j);
         values[j] = grads[j];
       }
-      bit += kVec;
     }
   });
   reduce_block<kThreads>(sums, Sum(), exchange, 0);
@@ -124,15 +127,13 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
   // No pixel equals a NaN: the map's whole gradient is NaN then, as 0 / 0 in the reference.
   const A share = -beta * (sums[0] + gradient.sum) / ties, elsewhere = ties > 0 ? A(0) : A(NAN);
   T* const out = p.grad_input + map * pixels.count;
-  bit = 0;
-  pixels.visit([&](A(&values)[kVec], int first) {
+  pixels.visit([&](A(&values)[kVec], int first, int row, int column, int round) {
     A grads[kVec];
     if constexpr (kItems > 0) {
 #pragma unroll
-      for (int j = 0; j < kVec; ++j) grads[j] = values[j] + (at_peak >> (bit + j) & 1u ? share : elsewhere);
-      bit += kVec;
+      for (int j = 0; j < kVec; ++j) grads[j] = values[j] + (at_peak >> (round * kVec + j) & 1u ? share : elsewhere);
     } else {
-      local(values, first, grads, false);
+      local(values, first, row, column, grads, false);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) grads[j] += values[j] == peak ? share : elsewhere;
     }
@@ -150,13 +151,11 @@ __global__ void __launch_bounds__(kThreads, 1) readout_backward(const Softargmax
   const ReadoutGradient<T> gradient(p, map);
   T* const out = p.grad_input + map * count;
   for (int first = static_cast<int>(threadIdx.x) * kVec; first < count; first += kThreads * kVec) {
-    int row = row_of(p.maps, first), column = first - row * p.maps.width;
+    const int row = row_of(p.maps, first);
+    const A of_row = gradient.of_row(row), dx = static_cast<A>(first - row * p.maps.width) - gradient.mean_x;
     A grads[kVec];
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) {
-      grads[j] = gradient(static_cast<A>(column), static_cast<A>(row));
-      if (++column == p.maps.width) column = 0, ++row;
-    }
+    for (int j = 0; j < kVec; ++j) grads[j] = gradient(of_row, dx + A(j));
     store<kVec>(out + first, grads);
   }
 }

@@ -2,7 +2,7 @@
 //
 // | pixels    | threads | held in registers                                             |
 // | to 512    | 32      | 16 a thread, with 16-byte accesses only                       |
-// | to 4,096  | 256     | 16 a thread: 64 x 64 of LDEQ is one full round of 16 bytes    |
+// | to 4,096  | 128     | 32 a thread; 256 and 16 without 16-byte accesses              |
 // | to 16,384 | 512     | 32 a thread, with 16-byte accesses only                       |
 // | above     | 512     | none                                                          |
 //
@@ -18,13 +18,12 @@ struct Shape {
   static constexpr int kThreads = kThreads_, kItems = kItems_, kVec = kVec_;
 };
 
-// Whether 16-byte accesses work: dense maps, whole vectors in each, aligned pointers (null ones count as aligned).
+// Whether 16-byte accesses work: dense maps, whole vectors in each row, aligned pointers (null ones count as aligned).
 template <typename T>
 bool vectors(const Maps& maps, const void* a, const void* b, const void* c = nullptr) {
-  const int64_t count = int64_t{maps.height} * maps.width;
   const bool dense = (maps.stride_column == 1 || maps.width == 1) && (maps.stride_row == maps.width || maps.height == 1);
   const int vec = 16 / sizeof(T);
-  const bool whole = count % vec == 0 && maps.stride_batch % vec == 0 && maps.stride_channel % vec == 0;
+  const bool whole = maps.width % vec == 0 && maps.stride_batch % vec == 0 && maps.stride_channel % vec == 0;
   return dense && whole && aligned(a, 16) && aligned(b, 16) && aligned(c, 16);
 }
 
@@ -35,7 +34,7 @@ void with_shape(int64_t count, bool vectors, Run run) {
     vectors ? run(Shape<256, 0, kVec>()) : run(Shape<256, 0, 1>());
   } else if (vectors) {
     if (count <= 512) return run(Shape<32, 16, kVec>());
-    if (count <= 4096) return run(Shape<256, 16, kVec>());
+    if (count <= 4096) return run(Shape<128, 32, kVec>());
     if (count <= 16384) return run(Shape<512, 32, kVec>());
     run(Shape<512, 0, kVec>());
   } else {
@@ -59,11 +58,11 @@ template <typename T>
 void launch_readout_forward(const SoftargmaxForward<T>& p, int64_t maps, Stream stream) {
   if (maps == 0) return;
   const auto grid = static_cast<unsigned>(maps);
-  constexpr int kVec = 16 / sizeof(T), kItems = sizeof(T) <= 4 ? 16 : 0;
+  constexpr int kVec = 16 / sizeof(T), kThreads = sizeof(T) <= 4 ? 128 : 256, kItems = sizeof(T) <= 4 ? 32 : 0;
   if (!vectors<T>(p.maps, p.input, nullptr)) {
     LDEQ_LAUNCH((softargmax_forward<T, 256, 0, 1, false>), grid, 256, stream, p);
   } else if (int64_t{p.maps.height} * p.maps.width <= 4096) {
-    LDEQ_LAUNCH((softargmax_forward<T, 256, kItems, kVec, false>), grid, 256, stream, p);
+    LDEQ_LAUNCH((softargmax_forward<T, kThreads, kItems, kVec, false>), grid, kThreads, stream, p);
   } else {
     LDEQ_LAUNCH((softargmax_forward<T, 256, 0, kVec, false>), grid, 256, stream, p);
   }
@@ -85,7 +84,7 @@ void launch_readout_backward(const SoftargmaxBackward<T>& p, int64_t maps, Strea
   if (maps == 0) return;
   const auto grid = static_cast<unsigned>(maps);
   constexpr int kVec = 16 / sizeof(T);
-  if (int64_t{p.maps.height} * p.maps.width % kVec == 0 && aligned(p.grad_input, 16)) {
+  if (p.maps.width % kVec == 0 && aligned(p.grad_input, 16)) {
     LDEQ_LAUNCH((readout_backward<T, 256, kVec>), grid, 256, stream, p);
   } else {
     LDEQ_LAUNCH((readout_backward<T, 256, 1>), grid, 256, stream, p);

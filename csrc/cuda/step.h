@@ -24,7 +24,11 @@ inline Progress progress_of(const StepTensors& t, const StopRule& stop, int64_t 
 }
 
 inline Leaving leaving_of(const StepTensors& t) {
-  return {pointer(t.leaving), t.kept.mutable_data_ptr(), static_cast<int>(bytes_of(type_of(t.kept, "kept")))};
+  void* const to = t.kept.mutable_data_ptr();
+  const void* const from = pointer(t.leaving);
+  const int bytes = static_cast<int>(bytes_of(type_of(t.kept, "kept")));
+  const int word = sizeof(uint4);
+  return {from, to, bytes, t.x.size(1) * bytes % word == 0 && aligned(from, word) && aligned(to, word)};
 }
 
 // Allocates what a step needs beside its arguments, in one piece, and enters it into `p`; keep the tensor until the launch is done.

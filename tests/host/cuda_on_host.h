@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -246,6 +247,8 @@ void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) 
 
 inline void __syncthreads() { on_host::sync_block(); }
 inline void __syncwarp() { on_host::current->warp->barrier.arrive_and_wait(); }
+inline double rsqrt(double v) { return 1 / std::sqrt(v); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int distance) {

@@ -59,6 +59,18 @@ def ptx(architecture: str) -> None:
             )
 
 
+def accesses(architecture: str, unit: Path) -> dict[str, list[str]]:
+    """{kernel: its reads and writes of global memory in the order of the PTX, like "ld.v4" and "st"}."""
+    with tempfile.TemporaryDirectory() as folder:
+        _nvcc(f"-arch=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/unit.ptx")
+        text = Path(f"{folder}/unit.ptx").read_text()
+    found = {}
+    for name, body in re.findall(r"\.entry (\w+)\((.*?)^}", text, re.S | re.M):
+        kinds = re.findall(r"\b(ld|st)\.global(?:\.nc)?(\.v[248])?", body)
+        found[_readable(name)] = [kind + width for kind, width in kinds]
+    return found
+
+
 def _nvcc(*flags: str) -> str:
     command = [str(compiler()), "-std=c++17", "-O3", *flags]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

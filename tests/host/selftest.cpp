@@ -39,7 +39,7 @@ void softargmax(int maps, int height, int width) {
   std::vector<T> heatmap(maps * count), grad(maps * count);
   std::vector<A> xy(maps * 2), std(maps);
   std::vector<double> stats(maps * kStats), parts(maps), beta{0.4};
-  const Maps layout{count * maps, count, width, 1, maps, height, width, division_magic(width)};
+  const Maps layout{count * maps, count, width, 1, maps, height, width, division_magic(width), short_division_magic(width)};
   const Axes<A> axes{1, 0, 1, 0};
   launch_softargmax_forward<T>(
       {layout, axes, A(1e-4), beta.data(), 0, input.data(), heatmap.data(), xy.data(), std.data(), stats.data()}, maps, 0);
@@ -67,6 +67,9 @@ void solvers(int64_t size, bool whole_batch) {
     for (size_t i = 0; i < f.size(); ++i) f[i] = Element<F>::store(0.8f * float(i % 7) / 7 * x[i] + 1);
     return f;
   };
+  const auto leaving_of = [&](const F* from) {
+    return Leaving{from, kept.data(), sizeof(F), size * sizeof(F) % 16 == 0 && aligned(from, 16) && aligned(kept.data(), 16)};
+  };
   begin(kFlags + kM);
   AndersonStep<F, G> p{};
   p.settle.progress = {recorded.data(), flags.data(), kBatch, kM, 0, 1e-6, true, whole_batch};
@@ -81,7 +84,7 @@ void solvers(int64_t size, bool whole_batch) {
     rings[slot] = evaluate();
     for (int i = 0; i < kM; ++i) p.f[i] = rings[i].data();
     p.f_new = p.f[slot], p.g_new = p.g[slot], p.n = step < kM ? step + 1 : kM, p.x_next = step + 1 < kSteps ? x_next.data() : nullptr;
-    p.leaving = {leaving.empty() ? nullptr : leaving.data(), kept.data(), sizeof(F)};
+    p.leaving = leaving_of(leaving.empty() ? nullptr : leaving.data());
     p.settle.progress.slot = slot, p.settle.n = p.x_next ? p.n : 0, p.settle.columns = p.x_next ? kGramColumns + p.n : kNormColumns;
     p.settle.tiles = static_cast<int>(step_tiles(p));
     std::vector<float> partials(kBatch * kColumns * p.settle.tiles);
@@ -106,7 +109,7 @@ void solvers(int64_t size, bool whole_batch) {
   const std::vector<F> f = evaluate();
   r.settle = p.settle, r.settle.progress.m = 0, r.settle.progress.slot = 0, r.settle.n = 0, r.settle.columns = kNormColumns;
   // Far from converged: both samples go on; the second time they have stopped.
-  r.f = f.data(), r.x = x.data(), r.x_next = x_next.data(), r.size = size, r.beta = 0.5f, r.leaving = {f.data(), kept.data(), sizeof(F)};
+  r.f = f.data(), r.x = x.data(), r.x_next = x_next.data(), r.size = size, r.beta = 0.5f, r.leaving = leaving_of(f.data());
   r.settle.tiles = static_cast<int>(step_tiles(r));
   std::vector<float> partials(kBatch * kNormColumns * r.settle.tiles);
   r.settle.partials = partials.data();
