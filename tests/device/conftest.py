@@ -33,6 +33,8 @@ class Target(NamedTuple):
 
 ON_GPU = os.environ.get("LDEQ_TEST_DEVICE") == "cuda"
 if ON_GPU:
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("LDEQ_TEST_DEVICE=cuda, but torch sees no GPU")
     TARGETS = [Target("cuda", "cuda"), Target("cuda", "triton")]
 else:
     TARGETS = [Target("cpu", "triton" if triton_library.interpreted() else "cpu")]
@@ -42,6 +44,7 @@ else:
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     reason = ldeq.ops.available_backends()[request.param.backend]
     if reason != "available":
-        pytest.skip(f"backend {request.param.backend}: {reason}")
+        # A run on a GPU that leaves a backend out would be green for nothing.
+        (pytest.fail if ON_GPU else pytest.skip)(f"backend {request.param.backend}: {reason}")
     with ldeq.ops.use_backend(request.param.backend):
         yield request.param
