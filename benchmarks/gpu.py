@@ -1,10 +1,12 @@
-"""What is measured on a GPU alone: every backend at every batch and precision, and solves replayed as CUDA graphs.
+"""What is measured on a GPU alone: every backend at every batch and precision, as launched from Python and as replayed by CUDA
+graphs, which is the time of the kernels without the launches.
 
 The bodies run on a CPU too, so that they can be tested where there is no GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torchdeq import get_deq
 
-from ldeq.cli.bench import measure
+from ldeq.cli.bench import HISTORY, STEPS, anderson_bytes, backends, fixed_point_bytes, free_map, measure
 from ldeq.cli.timing import Timings, copy_bandwidth, paired
 from ldeq.implicit import DEQ
-from ldeq.solvers import anderson
+from ldeq.ops import softargmax, use_backend
+from ldeq.solvers import anderson, fixed_point
 
 BATCHES = (1, 4, 16, 32, 128)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,6 +44,75 @@ def kernels(
             for case, times in report["cases"].items():
                 found |= {f"{case}, {size}, {backend}": entry for backend, entry in times.items()}
     return found, {"copy_bytes_per_s": bandwidths}
+
+
+def replays(
+    shape: tuple[int, int, int],
+    device: str = "cuda",
+    *,
+    batches: tuple[int, ...] = BATCHES,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
+    rounds: int = 30,
+) -> tuple[Timings, dict[str, Any]]:
+    """Times of one operator in a CUDA graph of many, by operation, batch, dtype and backend, with ``floor`` as in `kernels`.
+
+    A soft-argmax of a batch takes the GPU less time than its launch takes Python.
+    """
+    found: Timings = {}
+    bandwidth = copy_bandwidth(device)
+    beta = torch.tensor(0.4, dtype=torch.float64, device=device)
+    for batch in batches:
+        for dtype in dtypes:
+            maps = [torch.randn(batch, *shape, device=device).to(dtype) for _ in range(STEPS)]
+            start, n = torch.zeros_like(maps[0]), maps[0].numel()
+
+            def readouts(maps: list[Tensor] = maps) -> object:
+                return [softargmax(h, beta, eps=1e-4, heatmap=False) for h in maps]
+
+            def solve(solver: Callable[..., Any], maps: list[Tensor] = maps, start: Tensor = start) -> object:
+                return solver(free_map(maps), start, max_iter=STEPS, tol=0.0, check_every=0)
+
+            # What runs, and the bytes that it must move; each is so many operations.
+            cases: dict[str, tuple[Callable[[], object], int]] = {
+                "soft-argmax forward": (readouts, STEPS * n * dtype.itemsize),
+                "Anderson step, m = 6": (
+                    partial(solve, partial(anderson, m=HISTORY)),
+                    n * anderson_bytes(STEPS, HISTORY, dtype),
+                ),
+                "fixed-point step": (partial(solve, fixed_point), n * fixed_point_bytes(STEPS, dtype)),
+            }
+            for case, (run, floor) in cases.items():
+                candidates = {name: _graph(run, name, device) for name in backends(device) if name != "torch"}
+                for name, entry in paired(candidates, device=device, rounds=rounds).items():
+                    entry["floor"] = floor / bandwidth * 1e3 / entry["median_ms"]
+                    for key in ("median_ms", "best_ms", "p20_ms", "p80_ms"):
+                        entry[key] /= STEPS
+                    found[f"{case}, B = {batch}, {str(dtype).removeprefix('torch.')}, {name}"] = entry
+    return found, {"copy_bytes_per_s": bandwidth}
+
+
+def _graph(run: Callable[[], object], backend: str, device: str) -> Callable[[int], object]:
+    """Replays of `run` on `backend`; on a CPU, which has no graphs, its calls."""
+
+    def once() -> object:
+        with torch.no_grad(), use_backend(backend):
+            return run()
+
+    if device == "cpu":
+        return lambda _: once()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        once()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = once()
+
+    def replay(_: int, kept: object = kept) -> None:  # what it writes to lives as long as it does
+        graph.replay()
+
+    return replay
 
 
 class Cell(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gpu import graph_solves, kernels
+from gpu import graph_solves, kernels, replays
 from record import save
 
 from ldeq.cli.bench import SHAPE
@@ -18,6 +18,11 @@ def needs_gpu(device):
 def test_kernels(device):
     results, more = kernels(SHAPE, device)
     save("kernels", "operators by backend, 98 x 64 x 64 a sample", results, device, **more)
+
+
+def test_replays(device):
+    results, more = replays(SHAPE, device)
+    save("replays", "operators by backend in CUDA graphs, 98 x 64 x 64 a sample", results, device, **more)
 
 
 def test_graphs(device):
