@@ -60,6 +60,24 @@ def test_rwr_is_the_cell_at_the_last_frames_state(lm: Landmarker) -> None:
     assert estimate.evaluations == 2
 
 
+@pytest.mark.parametrize("rwr", [True, False])
+def test_a_face_that_leaps_is_looked_at_again_where_it_is(lm: Landmarker, rwr: bool) -> None:
+    image, points = drawn(3)
+    frames = [shifted(image, dx, dy) for dx, dy in ((0, 0), (0, 0), (-22, 14), (-22, 14))]
+    tracker = Tracker(lm.model, lm.pretrained.crop_scale, TrackingSettings(rwr=rwr, check_every=0))
+    state = tracker.start(tight(points))
+    estimates = [tracker.step([frame], [state])[0] for frame in frames]
+    there, leapt = estimates[1], estimates[2]
+    # The crop is made from the first look's landmarks, here from the final ones.
+    (alone,) = lm(frames[2], [tight(leapt.points)])
+    assert np.abs(leapt.points - alone.points).mean() < 0.5
+    assert np.abs(leapt.points - there.points - (-22, 14)).mean() < 1.5
+    # The look that showed the leap, and the full solve after it.
+    assert leapt.evaluations == (1 if rwr else 4) + 4
+    assert (leapt.reset, leapt.lost) == (None, None)
+    assert estimates[3].evaluations == (1 if rwr else 4)
+
+
 def test_many_evaluations_a_frame_forget_the_last_one(lm: Landmarker) -> None:
     box, size = np.array(tight(drawn(3)[1])), lm.model.config.image_size
     matrix = crop_matrix(crop_box("box", box=box, scale=lm.pretrained.crop_scale), size)

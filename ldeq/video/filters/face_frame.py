@@ -43,9 +43,9 @@ class FaceFrameSettings:
     """How much of the pose's velocity is carried forward, 0 to 1."""
     speed_cutoff: float = 47.6
     """Hz of the low-pass of the speeds."""
-    pose_gate: float = 0.824
-    """Innovations beyond this many of their standard deviations count as outliers."""
     bend_gate: float = 1.0
+    """Innovations beyond this many of their standard deviations count as outliers, unless the last frame had them, too. The pose
+    has no gate: what shuts out a fast head leaves it the farther behind."""
     opening_gate: float = 50.0
     detail_gate: float = 10.0
     consensus: float = 1.0
@@ -79,6 +79,7 @@ class Walk:
         self.x, self.p, self.vectors = first, variance, vectors
         self.seen = np.zeros_like(first)
         self.v = np.zeros_like(first)
+        self.left = np.zeros_like(first)
 
     def step(
         self,
@@ -99,14 +100,20 @@ class Walk:
             squared = self.seen**2
             p = p + (share * dt) ** 2 * (squared.sum(-1, keepdims=True) if self.vectors else squared)
         total = np.maximum(p + variance, 1e-30)
-        square = innovation**2
-        square = square.mean(-1, keepdims=True) if self.vectors else square
+        # What was left of the last measurement and comes again is no outlier: a gate that took a fast motion for one would
+        # shut the more the farther the face got away.
+        square = np.minimum(self._square(innovation), self._square(innovation - self.left))
         gain = p / np.maximum(p + variance * (1 + square / (np.square(gate) * total)), 1e-30)
         self.x = predicted + gain * innovation
         self.p = (1 - gain) * p
         if trend:
             self.v = self.v + trend * gain * gain / (2 - gain) * innovation / dt
+        self.left = y - self.x
         return self.x
+
+    def _square(self, a: Array) -> Array:
+        square = a**2
+        return np.asarray(square.mean(-1, keepdims=True)) if self.vectors else square
 
 
 class FaceFrame(CausalFilter):
@@ -168,7 +175,13 @@ class FaceFrame(CausalFilter):
         pose_variance = self._pose_variance(variance)
         unit = scale[..., None]
         shift = self._shift.step(
-            pose.shift, pose_variance * unit**2, dt, s.pose_process * unit, s.pose_speed, speed_gain, s.trend, s.pose_gate
+            pose.shift,
+            pose_variance * unit**2,
+            dt,
+            s.pose_process * unit,
+            s.pose_speed,
+            speed_gain,
+            s.trend,
         )
         turn = self._turn.step(
             np.stack([pose.log_scale, angle], -1),
@@ -178,7 +191,6 @@ class FaceFrame(CausalFilter):
             s.pose_speed,
             speed_gain,
             s.trend,
-            s.pose_gate,
         )
         process, share, gate = (np.empty(change.shape[-1]) for _ in range(3))
         bend, opening = self._modes.bend, self._modes.opening
