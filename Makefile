@@ -22,12 +22,12 @@ test-device: $(VENV)/.installed-dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels tests/device
 
 # The same operators, solves and models on a GPU; then a part of them under compute-sanitizer, which sees accesses past the end
-# only where torch does not cut its allocations from larger ones.
+# only where torch does not cut its allocations from larger ones. CUDA calls of torch's own that fail and are handled are no errors.
 test-gpu: export LDEQ_TEST_DEVICE := cuda
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/device -rs
 	@if ! command -v compute-sanitizer; then echo "compute-sanitizer is not installed (CUDA toolkit): not run"; exit 0; fi; \
-	for tool in memcheck racecheck; do \
+	for tool in "memcheck --report-api-errors no" racecheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
 			$(BIN)/python -m pytest tests/device -k "against_float64 or float64_formula or reference_loop or writes_every" || exit 1; \
 	done

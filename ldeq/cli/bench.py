@@ -126,7 +126,7 @@ def cases(
         Case("soft-argmax forward", forward, n * dtype.itemsize),
         Case("soft-argmax with backward", both, 3 * n * dtype.itemsize),
         Case("Anderson step, m = 6", solve(anderson, m=HISTORY), n * anderson_bytes(steps, HISTORY, dtype), steps),
-        Case("fixed-point step", solve(fixed_point), n * fixed_point_bytes(steps, dtype), steps),
+        Case("fixed-point step", solve(fixed_point), n * fixed_point_bytes(steps, dtype, start.device.type), steps),
     ]
 
 
@@ -156,10 +156,12 @@ def anderson_bytes(steps: int, m: int, dtype: torch.dtype) -> int:
     return total + own + work
 
 
-def fixed_point_bytes(steps: int, dtype: torch.dtype) -> int:
-    """As `anderson_bytes`: a step reads f and x and writes x."""
+def fixed_point_bytes(steps: int, dtype: torch.dtype, device: str) -> int:
+    """As `anderson_bytes`: a step reads f and x and writes x. On a CPU x is the f before where no type is converted, and nothing
+    is written."""
     own, work = dtype.itemsize, max(dtype.itemsize, 4)
-    return (steps - 1) * (own + 2 * work + (own if own < work else 0)) + own + work
+    written = 0 if device == "cpu" and own == work else work + (own if own < work else 0)
+    return (steps - 1) * (own + work + written) + own + work
 
 
 def _under(backend: str, run: Callable[[int], object], i: int) -> object:

@@ -187,8 +187,10 @@ def test_bytes_of_the_floor() -> None:
     assert bench.anderson_bytes(101, 6, torch.float32) - bench.anderson_bytes(100, 6, torch.float32) == 15 * 4
     assert bench.anderson_bytes(101, 6, torch.float64) - bench.anderson_bytes(100, 6, torch.float64) == 15 * 8
     assert bench.anderson_bytes(101, 6, torch.bfloat16) - bench.anderson_bytes(100, 6, torch.bfloat16) == 8 * 2 + 8 * 4
-    assert bench.anderson_bytes(1, 6, torch.float32) == bench.fixed_point_bytes(1, torch.float32) == 2 * 4
-    assert bench.fixed_point_bytes(2, torch.float32) == (3 + 2) * 4
+    assert bench.anderson_bytes(1, 6, torch.float32) == bench.fixed_point_bytes(1, torch.float32, "cpu") == 2 * 4
+    assert bench.fixed_point_bytes(2, torch.float32, "cuda") == (3 + 2) * 4
+    assert bench.fixed_point_bytes(2, torch.float32, "cpu") == (2 + 2) * 4
+    assert bench.fixed_point_bytes(2, torch.bfloat16, "cpu") == (2 + 4 + 4 + 2) + 2 + 4
 
 
 def test_paired_rotates_and_compares_with_the_first() -> None:
