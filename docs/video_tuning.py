@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from ldeq import metrics
 from ldeq.data import IBUG68
 from ldeq.video.evaluation import VideoTrack
 from ldeq.video.filters import make_filter
-from ldeq.video.filters.factory import FILTERS
 
 LAYOUT = IBUG68
 PARTS = ("easy", "hard")
@@ -27,10 +25,10 @@ Scores = Mapping[str, tuple[float, float]]
 CLASSICS = ("ema", "one-euro", "savgol-causal")
 LOOKING_AHEAD = ("gaussian", "savgol")
 GRIDS: dict[str, list[dict[str, float]]] = {
-    "ema": [{"cutoff": c} for c in (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 50, 100)],
+    "ema": [{"cutoff": c} for c in (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 50, 100, 200)],
     "one-euro": [
         {"min_cutoff": c, "beta": b, "derivative_cutoff": d}
-        for c in (1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)
+        for c in (1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0, 26.0, 38.0, 55.0, 80.0)
         for b in (1.0, 4.0, 16.0)
         for d in (1.0, 5.0)
     ],
@@ -38,7 +36,28 @@ GRIDS: dict[str, list[dict[str, float]]] = {
     "gaussian": [{"sigma": s / 100} for s in (1, 1.5, 2, 2.5, 3, 4, 5, 7, 10)],
     "savgol": [{"window": w, "order": o} for o in (1, 2, 3) for w in (3, 5, 7, 9, 11, 13) if w > o],
 }
-FACE_START = asdict(FILTERS["face-frame"][1]())
+# A fixed start, so that the defaults can become what is found.
+FACE_START = {
+    "noise": 0.104,
+    "pose_process": 0.28,
+    "bend_process": 0.0588,
+    "opening_process": 0.066,
+    "detail_process": 0.017,
+    "lively_process": 0.044,
+    "pose_speed": 0.01,
+    "bend_speed": 0.8,
+    "opening_speed": 6.0,
+    "detail_speed": 0.01,
+    "trend": 0.05,
+    "speed_cutoff": 47.6,
+    "bend_gate": 1.0,
+    "opening_gate": 50.0,
+    "detail_gate": 10.0,
+    "consensus": 1.0,
+    "caution": 1.2,
+    "usual": 2.0,
+    "std_floor": 0.005,
+}
 FACE_FACTORS = (1.7, 1.25)
 
 

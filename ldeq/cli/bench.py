@@ -157,8 +157,8 @@ def anderson_bytes(steps: int, m: int, dtype: torch.dtype) -> int:
 
 
 def fixed_point_bytes(steps: int, dtype: torch.dtype, device: str) -> int:
-    """As `anderson_bytes`: a step reads f and x and writes x. On a CPU x is the f before where no type is converted, and nothing
-    is written."""
+    """As `anderson_bytes`: a step reads f and x and writes x. On a CPU x is the f before where no type is converted, and
+    nothing is written."""
     own, work = dtype.itemsize, max(dtype.itemsize, 4)
     written = 0 if device == "cpu" and own == work else work + (own if own < work else 0)
     return (steps - 1) * (own + work + written) + own + work

@@ -26,31 +26,31 @@ class FaceFrameSettings:
     """Lengths count in RMS radii of the rigid landmarks, about a third of the face; a process is a random walk's standard
     deviation after one second."""
 
-    noise: float = 0.104
+    noise: float = 0.036
     """Measurement noise over the heatmap's standard deviation. The strength of the whole: 0 passes everything."""
     pose_process: float = 0.28
-    bend_process: float = 0.0588
+    bend_process: float = 0.0346
     opening_process: float = 0.066
-    detail_process: float = 0.017
+    detail_process: float = 0.01
     lively_process: float = 0.044
     """As `detail_process`, for lids, pupils and lips."""
     pose_speed: float = 0.01
     """How much of the speed that is seen counts as process noise."""
-    bend_speed: float = 0.8
+    bend_speed: float = 0.471
     opening_speed: float = 6.0
-    detail_speed: float = 0.01
+    detail_speed: float = 0.00588
     trend: float = 0.05
     """How much of the pose's velocity is carried forward, 0 to 1."""
     speed_cutoff: float = 47.6
     """Hz of the low-pass of the speeds."""
     bend_gate: float = 1.0
-    """Innovations beyond this many of their standard deviations count as outliers, unless the last frame had them, too. The pose
-    has no gate: what shuts out a fast head leaves it the farther behind."""
+    """Innovations beyond this many of their standard deviations count as outliers, unless the last frame had them, too. The
+    pose has no gate: what shuts out a fast head leaves it the farther behind."""
     opening_gate: float = 50.0
-    detail_gate: float = 10.0
-    consensus: float = 1.0
+    detail_gate: float = 28.9
+    consensus: float = 1.7
     """Landmarks that move unlike the others, by this many of the median innovation, count less in pose and modes."""
-    caution: float = 1.2
+    caution: float = 2.04
     """Exponent: noise grows with (std / the landmark's usual std) to this power, on top of std itself. What hides a face
     widens its heatmaps by half, and makes their means wrong by far more than that."""
     usual: float = 2.0
