@@ -27,10 +27,14 @@ def test_step(device, size):
 
 def test_memory(device):
     size, batch = ("tiny", 2) if device == "cpu" else ("paper", 4)
-    found = against_budget(getattr(LDEQConfig, size)(), batch, device)
+    config = getattr(LDEQConfig, size)()
+    found = against_budget(config, batch, device)
     what = f"peak bytes of forward and backward against max_iter, {size} size, batch {batch}"
     save("memory", what, found, device)
     plot(found, f"LDEQ, {size} size, batch {batch}", RESULTS / f"memory{'-cuda' if device == 'cuda' else ''}.png")
+    # A CPU solve whose samples all go on keeps no x of its own; in a budget that some of them do not need it has one. A state
+    # is a twentieth of the tiny model's memory, and nothing of the paper's.
+    state = 4 * batch * config.landmarks * config.heatmap_size**2 if device == "cpu" else 0
     for gradient in ("implicit", "jfb"):
         peaks = found[gradient].values()
-        assert max(peaks) <= 1.01 * min(peaks), f"{gradient}: peak memory grows with the budget"
+        assert max(peaks) <= 1.01 * min(peaks) + state, f"{gradient}: peak memory grows with the budget"
