@@ -79,7 +79,10 @@ def replays(
                     partial(solve, partial(anderson, m=HISTORY)),
                     n * anderson_bytes(STEPS, HISTORY, dtype),
                 ),
-                "fixed-point step": (partial(solve, fixed_point), n * fixed_point_bytes(STEPS, dtype)),
+                "fixed-point step": (
+                    partial(solve, fixed_point),
+                    n * fixed_point_bytes(STEPS, dtype, torch.device(device).type),
+                ),
             }
             for case, (run, floor) in cases.items():
                 candidates = {name: _graph(run, name, device) for name in backends(device) if name != "torch"}

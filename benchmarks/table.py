@@ -29,9 +29,11 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 # What `make bench-gpu` writes: until it has, the tables say so.
 GPU = {
     "kernels-cuda": "operators by backend on a GPU",
+    "replays-cuda": "operators by backend in CUDA graphs",
     "graphs-cuda": "solves as CUDA graphs",
     "training_step_paper-cuda": "training step on a GPU, paper size",
     "memory-cuda": "peak memory against max_iter on a GPU",
+    "video_speed-cuda": "a video on a GPU",
 }
 NOT_MEASURED = "not measured yet"
 

@@ -127,6 +127,10 @@ def test_bodies_of_the_gpu_benchmarks() -> None:
     found, more = gpu.kernels((2, 8, 8), "cpu", batches=(1, 2), dtypes=(torch.float32, torch.bfloat16), rounds=1)
     assert set(more["copy_bytes_per_s"]) == {f"B = {b}, {d}" for b in (1, 2) for d in ("float32", "bfloat16")}
     assert "Anderson step, m = 6, B = 2, bfloat16, torch" in found
+    found, more = gpu.replays((2, 8, 8), "cpu", batches=(2,), dtypes=(torch.float32,), rounds=1)
+    cases = ("soft-argmax forward", "Anderson step, m = 6", "fixed-point step")
+    assert set(found) == {f"{case}, B = 2, float32, cpu" for case in cases}
+    assert all(entry["median_ms"] > 0 and entry["floor"] > 0 for entry in found.values()) and more["copy_bytes_per_s"] > 0
     found, more = gpu.graph_solves((2, 8, 8), 4, "cpu", batches=(1,), rounds=1)
     assert set(found) == {f"B = 1, {n}" for n in ("CUDA graph", "no look at the host", "a look every step", "torchdeq")}
     assert "CUDA" in more["graph_missing_because"]["B = 1"]
