@@ -187,7 +187,6 @@ class _Recorder:
 
     def __init__(self, func: Callable[[Tensor], Tensor], shape: torch.Size, keep: int) -> None:
         self.func, self.shape, self.keep = func, shape, keep
-        self._known: tuple[int, int] | None = None
         self.sizes: list[Tensor] = []
         self.states: list[Tensor] = []
 
@@ -195,14 +194,6 @@ class _Recorder:
         f = self.func(z.reshape(self.shape))
         if f.shape != self.shape:
             raise ValueError(f"func must keep the shape of its argument {tuple(self.shape)}, it returned {tuple(f.shape)}")
-        # The last f is alive, so that nothing else has its address. A func may return a constant; one that writes into what
-        # it returned before changes a history that torchdeq's own solvers copy.
-        known = (f.data_ptr(), -1 if f.is_inference() else f._version)
-        if self._known is not None and self._known != known and self._known[0] == known[0]:
-            raise ValueError(
-                "func must return a new tensor at each call, it filled the one that it returned before; end it with .clone()"
-            )
-        self._known = known
         self.last = f = f.reshape(z.shape)
         work = torch.promote_types(f.dtype, torch.float32)
         self.sizes.append(torch.linalg.vector_norm(f.flatten(1), dim=1, dtype=work))

@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -140,6 +141,7 @@ class Progress:
         self.going: int | None = None
         """How many samples go on, as of the last look; None where it said nothing."""
         self._f = f
+        self._filled = Refilled()
         self._first: Tensor | None = None
         self._trace: list[tuple[Tensor | None, Tensor]] | None = [] if trace else None
         self._trajectory: list[tuple[Tensor | None, Tensor]] | None = [] if trajectory else None
@@ -159,6 +161,7 @@ class Progress:
             )
         if fx.shape != shape:
             raise ValueError(f"f must keep the shape of its argument {tuple(shape)}, it returned {tuple(fx.shape)}")
+        self._filled.check(fx)
         return fx
 
     def call_ahead(self) -> Tensor:
@@ -296,6 +299,32 @@ class Progress:
         step = torch.arange(len(entries), device=kept.device).unsqueeze(1)
         kept = kept[torch.minimum(step, iterations - 1), torch.arange(kept.shape[1], device=kept.device)]
         return kept if kept.ndim == 2 else kept.to(self.dtype).reshape(len(entries), *self.shape)
+
+
+class Refilled:
+    """Tells an f that writes into what it returned before: the history of a solve refers to that, and would change with it."""
+
+    def __init__(self) -> None:
+        self._before: tuple[ReferenceType[Tensor], int, int] | None = None
+
+    def check(self, fx: Tensor) -> None:
+        """
+        Raises:
+            ValueError: where fx lies in the memory of the last one, which is still alive, and has been written to since. The
+                same constant again and again is no harm.
+        """
+        # Tensors that are traced or transformed have no address.
+        if torch.compiler.is_compiling() or type(fx) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(fx):
+            return
+        owner = fx if fx._base is None else fx._base
+        place, version = fx.data_ptr(), -1 if fx.is_inference() else fx._version
+        if self._before is not None:
+            last, before, was = self._before
+            if last() is owner and place == before and version != was:
+                raise ValueError(
+                    "f must return a new tensor at each call, it filled the one that it returned before; end it with .clone()"
+                )
+        self._before = (ref(owner), place, version)
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import torch
 from problems import PROBLEMS, Problem, linear, noise, tanh_network
 from torch import Tensor
 
+from ldeq.ops import use_backend
 from ldeq.solvers import SOLVERS, Solution, Status, anderson, broyden, fixed_point
 
 Solver = Callable[..., Solution]
@@ -449,3 +450,26 @@ def test_an_answer_that_is_no_state_is_refused(solver: Solver, f: Callable[[Tens
     with pytest.raises(ValueError, match=f"f must return .*{says}") as caught:
         solver(f, GOOD)
     assert "\n" not in str(caught.value)
+
+
+@each_solver
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_an_f_that_fills_one_buffer_is_refused_and_a_constant_is_not(solver: Solver, backend: str) -> None:
+    """The history refers to what f returned; overwritten, it gave a wrong answer without a word."""
+    buffer = torch.empty(2, 5)
+
+    def fills(z: Tensor) -> Tensor:
+        return buffer.copy_(0.5 * z.cos())
+
+    def fills_views(z: Tensor) -> Tensor:
+        return buffer.copy_(0.5 * z.cos()).view(2, 5)
+
+    constant = torch.ones(2, 5)
+    with use_backend(backend):
+        for f in (fills, fills_views):
+            with pytest.raises(ValueError, match=r"f must return a new tensor at each call, .*; end it with \.clone\(\)"):
+                solver(f, torch.zeros(2, 5), max_iter=6, tol=0.0)
+        assert torch.equal(solver(lambda z: constant, torch.zeros(2, 5), max_iter=4, tol=0.0).value, constant)
+        # The same values, each in memory of its own that the last one may have left.
+        solver(lambda z: fills(z).clone(), torch.zeros(2, 5), max_iter=12, tol=0.0)
+        assert torch.equal(solver(lambda z: z, torch.ones(2, 5), max_iter=4).value, torch.ones(2, 5))
