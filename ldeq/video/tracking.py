@@ -36,7 +36,7 @@ SUSPECT_EVERY = 5
 DRIFT = 0.15
 
 # A face whose middle is this share of the crop's side off the crop's middle has leapt: it is looked at again, from zeros, in a
-# crop around where it is now. Fast heads and dropped frames do that; the steady motion of a head stays below a third of it.
+# crop around where it is now. Fast heads and dropped frames do that; the head of a made clip stays below it but for a frame.
 LEAP = 0.1
 
 # Landmarks whose extent leaves this range, in shares of the extent that the crop was made for, are of no face. On the same
