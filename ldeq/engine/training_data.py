@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -61,6 +62,7 @@ class TrainingData:
             batch_sampler=batches,
             num_workers=self.settings.data.workers,
             pin_memory=pin,
+            worker_init_fn=_leave_signals_to_the_parent,
             # A loader draws a seed whenever it starts; from the global generator a resume in mid-epoch would draw once more.
             generator=generator,
         )
@@ -97,3 +99,10 @@ class TrainingData:
                 f"{layout.count}"
             )
         return layout
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C in a terminal, and a batch system's SIGTERM, reach every process of the group: the trainer answers them and still
+    needs its loaders until the step is done. They end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -342,6 +342,22 @@ def test_bf16_autocast_trains_and_keeps_state_and_weights_in_float32(make_settin
     assert all(np.isfinite(r["loss"]) for r in log_rows(tmp_path / "run") if "loss" in r)
 
 
+def test_a_signal_to_the_whole_group_saves_before_its_loaders_end(make_settings: Make, tmp_path: Path) -> None:
+    """As batch systems send it: a loader that dies first would take the step with it."""
+    settings = make_settings(epochs=400, validate_every=400, save_every=400, data={"workers": 1})
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(to_mapping(settings)))
+    command = [sys.executable, "-m", "ldeq", "train", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert "and saved; go on with: ldeq train" in said, said[-2000:]
+    assert len(checkpoint.checkpoints(tmp_path / "run")) == 1
+
+
 @pytest.fixture
 def sequences(make_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
     # Drawn faces fill their pictures.
