@@ -67,13 +67,14 @@ def draw_landmarks(
     if std is not None:
         _discs(result, fixed, np.asarray(std, dtype=np.float64), visible)
     if layout is not None:
+        chains = [
+            (fixed[list(part.indices)], part.closed) for part in layout.parts.values() if visible[list(part.indices)].all()
+        ]
+        # OpenCV's lines are whole pixels wide: between two widths, one fades into the other, or they would flicker in a video.
+        width = max(1.0, extent / 170)
+        thin, more = _lines(result, chains, color, int(width)), width % 1
+        lines = cv2.addWeighted(_lines(result, chains, color, int(width) + 1), more, thin, 1 - more, 0.0) if more else thin
         # Opaque lines hide the very edge that they are judged by.
-        lines = result.copy()
-        thickness = max(1, round(extent / 170))
-        for part in layout.parts.values():
-            chain = list(part.indices)
-            if len(chain) > 1 and visible[chain].all():
-                cv2.polylines(lines, [fixed[chain]], part.closed, color, thickness, cv2.LINE_AA, _SHIFT)
         result = cv2.addWeighted(lines, 0.75, result, 0.25, 0.0)
     radius = max(0.6, extent / 150)
     for point, seen in zip(fixed, visible, strict=True):
@@ -81,6 +82,14 @@ def draw_landmarks(
             outline = np.rint(point + radius * _UNIT * _CIRCLE).astype(np.int32)
             cv2.fillConvexPoly(result, outline, dot_color, cv2.LINE_AA, _SHIFT)
     return result
+
+
+def _lines(image: np.ndarray, chains: Sequence[tuple[np.ndarray, bool]], color: Colour, thickness: int) -> np.ndarray:
+    lines = image.copy()
+    for chain, closed in chains:
+        if len(chain) > 1:
+            cv2.polylines(lines, [chain], closed, color, thickness, cv2.LINE_AA, _SHIFT)
+    return lines
 
 
 def _discs(image: np.ndarray, fixed: np.ndarray, std: np.ndarray, visible: np.ndarray) -> None:

@@ -83,6 +83,16 @@ def test_drawing_leaves_the_picture_alone_and_survives_odd_points() -> None:
         draw_landmarks(image, points, IBUG68)
 
 
+def test_lines_grow_with_the_face_without_a_jump() -> None:
+    """Widths in whole pixels flickered in videos of a face near the size where they change."""
+    image, points = np.zeros((640, 640, 3), np.uint8), np.random.default_rng(0).uniform(0.1, 0.4, (98, 2))
+    sizes = np.linspace(700, 1000, 13)  # two widths and a half
+    ink = np.array([draw_landmarks(image, points * size, WFLW98)[..., 1].astype(float).sum() / size for size in sizes])
+    steps = np.diff(ink) / ink[:-1]
+    assert ink[-1] > 1.15 * ink[0]
+    assert np.abs(steps).max() < 0.08
+
+
 def test_contact_sheet_takes_pictures_of_any_shape() -> None:
     images = [np.full(shape, 128, np.uint8) for shape in ((40, 90, 3), (200, 100, 3), (64, 64, 3))]
     sheet = contact_sheet(images, columns=2, tile=96, titles=["a", "b", "c"])
