@@ -87,7 +87,8 @@ class Trainer:
 
         torch.manual_seed(run.seed)
         self.model = LDEQ(settings.model).to(self.device)
-        if run.start is not None:
+        # A run that goes on has weights of its own.
+        if run.start is not None and not checkpoint.checkpoints(self.folder):
             self._start_from(run.start)
         self.ema = self._moving_average()
         self.optimizer = make_optimizer(self.model, settings.optim)

@@ -406,7 +406,9 @@ def test_a_run_starts_from_given_weights(make_settings: Make, tmp_path: Path) ->
     assert all(p.requires_grad for p in second.model.parameters())
     second.fit(None)
     assert any(not torch.equal(second.model.state_dict()[k], v) for k, v in begin.items() if v.ndim > 1)
-    settings = make_settings(start=str(weights))
+    weights.rename(tmp_path / "moved.safetensors")  # a run that goes on does not need it any more
+    Trainer(make_settings(out=str(tmp_path / "second"), epochs=2, start=str(weights)), Console(False)).fit("auto")
+    settings = make_settings(start=str(tmp_path / "moved.safetensors"))
     with pytest.raises(SettingsError, match=r"run\.start .* has other layers than model"):
         Trainer(replace(settings, model=replace(settings.model, width=24)), Console(False))
     with pytest.raises(SettingsError, match=r"run\.start small-68 has the landmarks of ibug-68 and the data wflw-98"):
