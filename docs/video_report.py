@@ -28,7 +28,6 @@ from video_tuning import CLASSICS, LAYOUT, LOOKING_AHEAD, PARTS, Figures, cost, 
 from ldeq import metrics
 from ldeq.data.sources import open_videos
 from ldeq.engine import load_pretrained
-from ldeq.models import LDEQ
 from ldeq.video.evaluation import COLUMNS, VideoTrack, score, track_videos
 from ldeq.video.filters import make_filter
 from ldeq.video.tracking import Tracker, TrackingSettings
@@ -108,7 +107,9 @@ def raw_tracks(clips: Path, cache: Path, way: Way) -> Tracks:
     """The tracks of one way over one part, from the cache where they are."""
     if not cache.exists():
         pretrained = load_pretrained(way.weights)
-        model = pretrained.model if way.budget is None else with_budget(pretrained.model, way.budget)
+        model = pretrained.model
+        if way.budget is not None:
+            model = model.with_solver(max_iter=way.budget - model.config.final_evaluation)
         tracker = Tracker(model, pretrained.crop_scale, way.settings)
         found = track_videos(tracker, open_videos(f"wflw-v:{clips}"), batch=16, progress=lambda a, b: None)
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +124,6 @@ def raw_tracks(clips: Path, cache: Path, way: Way) -> Tracks:
             VideoTrack(name, fps, z[f"{name}/predicted"], z[f"{name}/std"], z[f"{name}/points"], (0,) * lost, evaluations)
             for name, fps, evaluations, lost in head
         ]
-
-
-def with_budget(model: LDEQ, evaluations: int) -> LDEQ:
-    """The same weights with another number of evaluations in a full solve."""
-    return model.with_solver(max_iter=evaluations - model.config.final_evaluation)
 
 
 def tune_all(raw: Mapping[str, Tracks]) -> dict[str, Any]:

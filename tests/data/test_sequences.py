@@ -15,7 +15,7 @@ from ldeq.data.synthetic import SyntheticFaces
 
 @pytest.fixture(autouse=True)
 def drawn_faces_may_touch_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldeq.data.clips.sequences.usable", lambda points, layout, size: usable(points, layout, size, 0.0))
+    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda points, layout, size: usable(points, layout, size, 0.0))
 
 
 @pytest.fixture

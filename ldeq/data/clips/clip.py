@@ -15,9 +15,13 @@ from ldeq.data.clips.deformation import Array, Expression, FaceDeformation
 from ldeq.data.clips.motion import DIFFICULTIES, Motion, draw_motion
 from ldeq.data.clips.rendering import FaceRenderer, Image, Occluder, draw_occluder, motion_blur
 from ldeq.data.layouts import Layout
+from ldeq.data.records import Faces, ImageError
 
 FRAME_SIZES: tuple[tuple[int, int], ...] = ((320, 320), (288, 352), (320, 288))
 """(height, width) of the frames; even, as H.264 with halved colour wants them."""
+
+TEXTURES = 12
+"""Photos of a set from which the things in front of faces are cut."""
 
 
 @dataclass(frozen=True)
@@ -188,3 +192,11 @@ def usable(points: NDArray[np.float32], layout: Layout, size: tuple[int, int], m
     except ValueError as error:
         return str(error).rstrip(".")
     return None
+
+
+def movable(faces: Faces, index: int) -> bool:
+    """Whether photo `index` of a set can be read and is `usable`."""
+    try:
+        return usable(faces.record(index).points, faces.layout, faces.read(index).shape[:2]) is None
+    except ImageError:
+        return False

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ldeq.data.clips.clip import Clip, usable
-from ldeq.data.records import DataError, Faces, ImageError
+from ldeq.data.clips.clip import TEXTURES, Clip, movable
+from ldeq.data.records import DataError, Faces
 from ldeq.data.wflw_v import write_wflw_v
 
 PARTS: tuple[str, ...] = ("tune", "test", "all")
 _TUNE_SHARE = 0.25
-_TEXTURES = 12
 
 
 def photos_of(faces: Faces, part: str) -> list[int]:
@@ -74,11 +73,7 @@ def make_clips(
     rng = np.random.default_rng([seed, PARTS.index(part)])
     chosen, left_out = [], 0
     for index in rng.permutation(photos_of(faces, part)).tolist():
-        try:
-            why = usable(faces.record(index).points, faces.layout, faces.read(index).shape[:2])
-        except ImageError:
-            why = "the picture cannot be read"
-        if why is None:
+        if movable(faces, index):
             chosen.append(index)
             if len(chosen) == easy + hard:
                 break
@@ -86,7 +81,7 @@ def make_clips(
             left_out += 1
     if not chosen:
         raise DataError(f"none of the {left_out} photos of {faces.name} can be moved: whole faces seen from the front are.")
-    textures = [faces.read(i) for i in chosen[:_TEXTURES]]
+    textures = [faces.read(i) for i in chosen[:TEXTURES]]
     clips: dict[str, Any] = {}
     lists: dict[str, list[str]] = {"easy": [], "hard": []}
     for number in range(easy + hard):

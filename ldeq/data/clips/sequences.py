@@ -14,14 +14,13 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from ldeq.data.augment import Augmentation
-from ldeq.data.clips.clip import Clip, usable
+from ldeq.data.clips.clip import TEXTURES, Clip, movable
 from ldeq.data.clips.motion import DIFFICULTIES
 from ldeq.data.crop import compose, crop_box, crop_matrix, transform_points, warp
-from ldeq.data.records import DataError, Faces, ImageError
+from ldeq.data.records import DataError, Faces
 
 # Frames of the clips that windows are cut from: about five seconds, as in `make_clips`.
 _CLIP = 130
-_TEXTURES = 12
 
 
 class SequenceDataset(Dataset[dict[str, Any]]):
@@ -64,17 +63,11 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         self.faces, self.layout, self.size, self.frames, self.crop_scale = faces, faces.layout, size, frames, crop_scale
         self.augmentation = augmentation or Augmentation.none()
         self.seed = seed
-        self._movable = [i for i in range(len(faces)) if self._moves(i)]
+        self._movable = [i for i in range(len(faces)) if movable(faces, i)]
         if not self._movable:
             raise DataError(f"none of the photos of {faces.name} can be moved: whole faces seen from the front are.")
-        self._textures = [faces.read(i) for i in self._movable[:_TEXTURES]]
+        self._textures = [faces.read(i) for i in self._movable[:TEXTURES]]
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def _moves(self, index: int) -> bool:
-        try:
-            return usable(self.faces.record(index).points, self.layout, self.faces.read(index).shape[:2]) is None
-        except ImageError:
-            return False
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other sequences from now on, in running workers as well."""
@@ -93,12 +86,12 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         if get_worker_info() is not None:
             cv2.setNumThreads(0)
         key = (self.seed, int(self._epoch), index)
-        rng = np.random.default_rng(key)
+        rng = np.random.default_rng([*key, 0])
         source = self._movable[index]
         difficulty = list(DIFFICULTIES)[int(rng.integers(len(DIFFICULTIES)))]
         first = int(rng.integers(_CLIP - self.frames))
         clip = Clip(
-            self.faces.read(source), self.faces.record(source).points, self.layout, difficulty, list(key), self._textures,
+            self.faces.read(source), self.faces.record(source).points, self.layout, difficulty, [*key, 1], self._textures,
             frames=_CLIP, window=(first, self.frames),
         )  # fmt: skip
         square = crop_box("landmarks", points=clip.landmarks[0], scale=self.crop_scale)
