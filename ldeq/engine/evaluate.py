@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from .. import metrics
 from ..data import DataError, LandmarkDataset, invert, normalise, transform_points
 from ..models import LDEQ
 from .device import autocast
+from .loading import load_batches
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def evaluate(
     predicted, points, std, indices, evaluations, residuals = [], [], [], [], [], []
     skipped: list[tuple[str, str]] = []
     done = 0
-    for item in DataLoader(Subset(dataset, mine), batch_size=batch, num_workers=workers):
+    for item in load_batches(Subset(dataset, mine), workers=workers, batch_size=batch):
         with autocast(device, amp):
             out = model(normalise(item["image"].to(device)))
         counts = model.evaluations(out.solution)[0].tolist()

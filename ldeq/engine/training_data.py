@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset
 
 from ..data import CropRule, LandmarkDataset, Layout, open_faces
 from ..data.clips import SequenceDataset
+from .loading import load_batches
 from .settings import SettingsError, TrainSettings
 
 
@@ -57,12 +57,11 @@ class TrainingData:
         order = torch.randperm(len(self.joined), generator=generator)
         mine = order[: self.steps_per_epoch * run.batch * self.world][self.rank :: self.world].tolist()
         batches = [mine[i : i + run.batch] for i in range(0, len(mine), run.batch)][first:]
-        yield from DataLoader(
+        yield from load_batches(
             self.joined,
+            workers=self.settings.data.workers,
             batch_sampler=batches,
-            num_workers=self.settings.data.workers,
             pin_memory=pin,
-            worker_init_fn=_leave_signals_to_the_parent,
             # A loader draws a seed whenever it starts; from the global generator a resume in mid-epoch would draw once more.
             generator=generator,
         )
@@ -99,10 +98,3 @@ class TrainingData:
                 f"{layout.count}"
             )
         return layout
-
-
-def _leave_signals_to_the_parent(_: int) -> None:
-    """Ctrl-C in a terminal, and a batch system's SIGTERM, reach every process of the group: the trainer answers them and still
-    needs its loaders until the step is done. They end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
