@@ -1,4 +1,4 @@
-"""Whole solves captured and replayed, on a stand-in for CUDA graphs that runs on a CPU; tests/gpu runs them on real ones."""
+"""Whole solves captured and replayed, on a stand-in for CUDA graphs that runs on a CPU; tests/device runs them on real ones."""
 
 from __future__ import annotations
 
