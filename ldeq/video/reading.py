@@ -39,6 +39,17 @@ def require_av() -> ModuleType:
     return av
 
 
+def open_input(av: Any, path: str | Path) -> Any:
+    """A PyAV container to read from, whatever the encoding of the titles in it.
+
+    Raises:
+        av.error.FFmpegError: if FFmpeg cannot open it.
+    """
+    # Version 19 keeps bytes that are no UTF-8 as they are, and has no such option any more.
+    titles = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(str(path), **titles)
+
+
 @dataclass(frozen=True)
 class VideoFrame:
     """One frame.
@@ -92,7 +103,7 @@ class VideoReader:
         if self.path.stat().st_size == 0:
             raise VideoError(f"cannot read the video {self.path}: the file is empty")
         try:
-            self._container: Any = self._av.open(str(self.path), metadata_errors="ignore")
+            self._container: Any = open_input(self._av, self.path)
         except self._av.error.FFmpegError as error:
             raise VideoError(
                 f"cannot read the video {self.path}: it is damaged, incomplete or no video ({error.strerror}); get it anew"

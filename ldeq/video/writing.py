@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .reading import VideoError, require_av
+from .reading import VideoError, open_input, require_av
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 
@@ -257,7 +257,7 @@ class _Sound:
 
     def __init__(self, av: Any, path: Path, output: Any, start: float, copied: tuple[str, ...]) -> None:
         self._output, self._start = output, start
-        self._input = av.open(str(path), metadata_errors="ignore")
+        self._input = open_input(av, path)
         self._error = av.error.FFmpegError
         self._packets: Any = iter(())
         self._next: Any = None

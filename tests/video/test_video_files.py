@@ -53,6 +53,22 @@ def test_rotated_metadata_is_applied(tmp_path: Path, degrees: int) -> None:
         assert close(next(iter(video)).image, upright)
 
 
+def test_a_title_in_another_encoding_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "cafXY"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.mux([*stream.encode(av.VideoFrame.from_ndarray(pattern(96, 64), "rgb24")), *stream.encode()])
+    content = path.read_bytes()
+    assert b"cafXY" in content
+    path.write_bytes(content.replace(b"cafXY", "café!".encode("latin-1")))
+    with VideoReader(path) as video, VideoWriter(tmp_path / "b.mp4", 96, 64, video.rate, sound=path) as out:
+        for frame in video:
+            out.write(frame.image, frame.time)
+    assert len(read_clip(tmp_path / "b.mp4")) == 1
+
+
 def test_a_variable_frame_rate_is_kept_from_end_to_end(tmp_path: Path) -> None:
     times = [0.0, 0.04, 0.2, 0.25, 0.6, 0.65, 1.0]
     frames = [pattern(96, 64, t) for t in range(7)]
