@@ -90,5 +90,5 @@ def test_resident_memory_does_not_grow_with_the_budget() -> None:
     four, many, unrolled = map(int, run.stdout.split())
     # Four evaluations fill a history of three: the solver itself holds as much in both.
     assert many <= 1.02 * four
-    # Most of a process is its libraries; 32 evaluations show all the same.
-    assert unrolled > 1.2 * many
+    # Most of a process is its libraries, in a CUDA build above all; 32 evaluations show all the same, in kilobytes.
+    assert unrolled - many > 50_000
