@@ -83,13 +83,23 @@ inline Place check_maps(const Tensor& maps, const char* name, DeviceType type) {
   return place;
 }
 
-// beta, contiguous.
-inline Tensor checked_beta(const Place& place, const Tensor& beta, const Tensor& logits) {
-  place.check(beta, "beta");
-  STD_TORCH_CHECK(beta.scalar_type() == ScalarType::Double, "beta must be float64");
-  STD_TORCH_CHECK(beta.dim() == 0 || (beta.dim() == 1 && beta.size(0) == logits.size(1)), "beta must have shape () or (K,)");
-  return torch::stable::contiguous(beta);
-}
+// The inverse temperature: a tensor's, where there is one, else a number, which costs a GPU no launch to fill a tensor.
+struct Beta {
+  std::optional<Tensor> held;
+  const double* each = nullptr;  // (channels) or (1), see stride
+  int stride = 0;                // 1 for a beta of each channel, else 0
+  double one;                    // where `each` is null
+
+  Beta(const Place& place, const std::optional<Tensor>& betas, double beta, const Tensor& logits) : one(beta) {
+    if (!betas) return;
+    place.check(*betas, "betas");
+    STD_TORCH_CHECK(betas->scalar_type() == ScalarType::Double, "betas must be float64");
+    STD_TORCH_CHECK(betas->dim() == 0 || (betas->dim() == 1 && betas->size(0) == logits.size(1)), "betas must have shape () or (K,)");
+    held = torch::stable::contiguous(*betas);
+    each = static_cast<const double*>(held->const_data_ptr());
+    stride = betas->dim() == 1 ? 1 : 0;
+  }
+};
 
 // What comes back from the results of a forward pass, contiguous.
 struct MapGradients {

@@ -13,11 +13,11 @@
 
 STABLE_TORCH_LIBRARY(LDEQ_NAMESPACE, m) {
   m.def(
-      "softargmax_forward(Tensor logits, Tensor beta, float eps, float scale_x, float offset_x, float scale_y, "
+      "softargmax_forward(Tensor logits, Tensor? betas, float beta, float eps, float scale_x, float offset_x, float scale_y, "
       "float offset_y, bool want_heatmap) -> (Tensor heatmap, Tensor xy, Tensor std, Tensor stats)");
   m.def(
-      "softargmax_backward(Tensor? grad_heatmap, Tensor? grad_xy, Tensor? grad_std, Tensor logits, Tensor beta, Tensor stats, "
-      "float scale_x, float offset_x, float scale_y, float offset_y) -> (Tensor grad_logits, Tensor grad_beta)");
+      "softargmax_backward(Tensor? grad_heatmap, Tensor? grad_xy, Tensor? grad_std, Tensor logits, Tensor? betas, float beta, "
+      "Tensor stats, float scale_x, float offset_x, float scale_y, float offset_y) -> (Tensor grad_logits, Tensor grad_betas)");
   m.def(
       "heatmap_readout_forward(Tensor heatmap, float eps, float scale_x, float offset_x, float scale_y, float offset_y) "
       "-> (Tensor xy, Tensor std, Tensor stats)");

@@ -45,16 +45,16 @@ def _block_max(h):
 
 @triton.jit
 def softargmax_forward(
-    maps, beta, heatmap, xy, std, stats,
+    maps, betas, heatmap, xy, std, stats,
     channels, height, width, stride_b, stride_k, stride_h, stride_w, beta_stride,
-    eps, scale_x, offset_x, scale_y, offset_y,
-    NORMALISE: tl.constexpr, KEEP: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
+    beta, eps, scale_x, offset_x, scale_y, offset_y,
+    NORMALISE: tl.constexpr, BETAS: tl.constexpr, KEEP: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64)
     count = height * width
     source = maps + index // channels * stride_b + index % channels * stride_k
     lane = tl.arange(0, BLOCK)
-    scale = 1.0
+    scale = beta
     peak = 0.0
     highest = 0.0
     h = tl.zeros([BLOCK], tl.float32)
@@ -62,7 +62,8 @@ def softargmax_forward(
         offset, _, _ = _offsets(lane, width, stride_h, stride_w)
         h = tl.load(source + offset, mask=lane < count, other=-float("inf")).to(tl.float32)
     if NORMALISE:
-        scale = tl.load(beta + index % channels * beta_stride).to(tl.float32)
+        if BETAS:
+            scale = tl.load(betas + index % channels * beta_stride).to(tl.float32)
         if HOLD:
             highest, bad = _block_max(h)
         else:
@@ -98,8 +99,13 @@ def softargmax_forward(
         first_x += tl.sum(z * column)
         first_y += tl.sum(z * row)
     total = mass + eps
-    mean_x = first_x / total
-    mean_y = first_y / total
+    if NORMALISE:  # one division: at least the peak's 1 is below it, where a readout's maps may be tiny
+        inverse = 1.0 / total
+        mean_x = first_x * inverse
+        mean_y = first_y * inverse
+    else:
+        mean_x = first_x / total
+        mean_y = first_y / total
 
     square_x = 0.0
     square_y = 0.0
@@ -137,10 +143,10 @@ def softargmax_forward(
 
 @triton.jit
 def softargmax_backward(
-    maps, beta, stats, grad_heatmap, grad_xy, grad_std, grad_maps, grad_beta,
+    maps, betas, stats, grad_heatmap, grad_xy, grad_std, grad_maps, grad_betas,
     channels, height, width, stride_b, stride_k, stride_h, stride_w, beta_stride,
-    scale_x, offset_x, scale_y, offset_y,
-    NORMALISE: tl.constexpr, HAS_HEATMAP: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
+    beta, scale_x, offset_x, scale_y, offset_y,
+    NORMALISE: tl.constexpr, BETAS: tl.constexpr, HAS_HEATMAP: tl.constexpr, HOLD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64)
     count = height * width
@@ -169,7 +175,9 @@ def softargmax_backward(
 
     if NORMALISE:
         source = maps + index // channels * stride_b + index % channels * stride_k
-        scale = tl.load(beta + index % channels * beta_stride).to(tl.float32)
+        scale = beta
+        if BETAS:
+            scale = tl.load(betas + index % channels * beta_stride).to(tl.float32)
         from_heatmap = 0.0
         from_beta = 0.0
         # Held maps are read once all the same: the compiler unrolls loops of one round and joins equal loads (tested).
@@ -185,7 +193,8 @@ def softargmax_backward(
                 extra = tl.load(grad_heatmap + index * count + start + lane, mask=inside, other=0.0).to(tl.float32)
                 gradient += extra
                 from_heatmap += tl.sum(tl.where(h - peak >= _LOWEST, z * extra, 0.0))
-            from_beta += tl.sum(tl.where(inside, z * gradient * below, 0.0))
+            if BETAS:
+                from_beta += tl.sum(tl.where(inside, z * gradient * below, 0.0))
         # No pixel equals a NaN: the map's whole gradient is NaN then, as 0 / 0 in the reference.
         share = -scale * (from_heatmap + known) / ties
         elsewhere = tl.where(ties > 0, 0.0, float("nan"))
@@ -201,7 +210,8 @@ def softargmax_backward(
                 gradient += tl.load(grad_heatmap + index * count + start + lane, mask=inside, other=0.0).to(tl.float32)
             out = tl.where(h - peak >= _LOWEST, scale * z * gradient, 0.0) + tl.where(h == peak, share, elsewhere)
             tl.store(grad_maps + index * count + start + lane, out.to(grad_maps.dtype.element_ty), mask=inside)
-        tl.store(grad_beta + index, from_beta)
+        if BETAS:
+            tl.store(grad_betas + index, from_beta)
     else:
         for start in range(0, BLOCK if HOLD else count, BLOCK):
             _, column, row = _offsets(start + lane, width, stride_h, stride_w)
@@ -220,10 +230,15 @@ def launch_shape(pixels: int) -> tuple[bool, int, int]:
     return False, BLOCK, 8
 
 
+def beta_arguments(beta: Tensor | float | None) -> tuple[Tensor | None, float]:
+    """(betas, beta) of the kernels: a number goes by value, since a tensor for it would take a launch to fill."""
+    return (beta, 1.0) if isinstance(beta, Tensor) else (None, 1.0 if beta is None else beta)
+
+
 def launch_forward(
-    maps: Tensor, beta: Tensor | None, eps: float, axes: tuple[float, float, float, float], want_heatmap: bool
+    maps: Tensor, beta: Tensor | float | None, eps: float, axes: tuple[float, float, float, float], want_heatmap: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(heatmap, xy, std, stats) of maps `(B, K, H, W)`; beta is `()` or `(K,)`, None for maps that are normalised already."""
+    """(heatmap, xy, std, stats) of maps `(B, K, H, W)`; beta is a number, `()` or `(K,)`, None for normalised maps."""
     b, k, h, w = maps.shape
     heatmap = torch.empty(maps.shape if want_heatmap else (0,), dtype=maps.dtype, device=maps.device)
     xy = torch.empty(b, k, 2, dtype=torch.float32, device=maps.device)
@@ -231,10 +246,11 @@ def launch_forward(
     stats = torch.empty(b, k, STATS, dtype=torch.float64, device=maps.device)
     if b * k:
         hold, block, warps = launch_shape(h * w)
-        scale, step = (maps, 0) if beta is None else (beta, beta.ndim)
+        betas, number = beta_arguments(beta)
         softargmax_forward[(b * k,)](
-            maps, scale, heatmap, xy, std, stats, k, h, w, *maps.stride(), step, eps, *axes,
-            NORMALISE=beta is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
+            maps, maps if betas is None else betas, heatmap, xy, std, stats,
+            k, h, w, *maps.stride(), 0 if betas is None else betas.ndim, number, eps, *axes,
+            NORMALISE=beta is not None, BETAS=betas is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return heatmap, xy, std, stats
 
@@ -244,24 +260,25 @@ def launch_backward(
     grad_xy: Tensor | None,
     grad_std: Tensor | None,
     maps: Tensor,
-    beta: Tensor | None,
+    beta: Tensor | float | None,
     stats: Tensor,
     axes: tuple[float, float, float, float],
 ) -> tuple[Tensor, Tensor]:
-    """(gradient of the maps, `(B, K)` parts of the gradient of beta, float64); gradients come in contiguous."""
+    """(gradient of the maps, `(B, K)` parts of the gradient of a beta tensor, float64); gradients come in contiguous."""
     b, k, h, w = maps.shape
     grad_maps = torch.empty(maps.shape, dtype=maps.dtype, device=maps.device)
-    parts = torch.empty(b, k, dtype=torch.float64, device=maps.device)
+    betas, number = beta_arguments(beta)
+    parts = torch.empty((0,) if betas is None else (b, k), dtype=torch.float64, device=maps.device)
     if b * k:
         hold, block, warps = launch_shape(h * w)
         if grad_xy is None:
             grad_xy = torch.zeros(b, k, 2, dtype=torch.float32, device=maps.device)
         if grad_std is None:
             grad_std = torch.zeros(b, k, dtype=torch.float32, device=maps.device)
-        scale, step = (maps, 0) if beta is None else (beta, beta.ndim)
         softargmax_backward[(b * k,)](
-            maps, scale, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std, grad_maps, parts,
-            k, h, w, *maps.stride(), step, *axes,
-            NORMALISE=beta is not None, HAS_HEATMAP=grad_heatmap is not None, HOLD=hold, BLOCK=block, num_warps=warps,
+            maps, maps if betas is None else betas, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std,
+            grad_maps, parts, k, h, w, *maps.stride(), 0 if betas is None else betas.ndim, number, *axes,
+            NORMALISE=beta is not None, BETAS=betas is not None, HAS_HEATMAP=grad_heatmap is not None, HOLD=hold, BLOCK=block,
+            num_warps=warps,
         )  # fmt: skip
     return grad_maps, parts

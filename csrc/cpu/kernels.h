@@ -21,7 +21,7 @@ struct Maps {
   int64_t height, width, channels;
   Axes axes;
   double eps;
-  const void* beta;        // float64, one or `channels` of them; null for maps that are normalised already
+  const double* beta;      // one or `channels` of them; null for maps that are normalised already
   int64_t beta_stride;     // 0 or 1
   const void* in;          // logits, or heatmaps where beta is null
   double* stats;           // kStats per map
@@ -40,7 +40,7 @@ struct MapsBackward {
   const void* grad_xy;
   const void* grad_std;
   void* grad_in;
-  double* grad_beta;  // per map; null where not wanted
+  double* grad_betas;  // per map; null where not wanted
 };
 
 // One tile of one sample of an Anderson or fixed-point step. `state` types what f takes and returns (f, and x_cast),

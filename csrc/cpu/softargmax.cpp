@@ -24,7 +24,7 @@ void over_maps(const Maps& m, int64_t maps, const F& f) {
   });
 }
 
-Maps describe(const Tensor& in, const Tensor& stats, const Tensor* beta, double eps, const Axes& axes) {
+Maps describe(const Tensor& in, const Tensor& stats, const Beta* beta, double eps, const Axes& axes) {
   Maps m{};
   m.type = type_of(in, "heatmaps");
   m.height = in.size(2);
@@ -32,14 +32,14 @@ Maps describe(const Tensor& in, const Tensor& stats, const Tensor* beta, double 
   m.channels = in.size(1);
   m.axes = axes;
   m.eps = eps;
-  m.beta = beta ? beta->const_data_ptr() : nullptr;
-  m.beta_stride = beta && beta->numel() > 1 ? 1 : 0;
+  m.beta = !beta ? nullptr : beta->each ? beta->each : &beta->one;
+  m.beta_stride = beta ? beta->stride : 0;
   m.in = in.const_data_ptr();
   m.stats = static_cast<double*>(stats.mutable_data_ptr());
   return m;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& maps, const Tensor* beta, double eps, const Axes& axes,
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& maps, const Beta* beta, double eps, const Axes& axes,
                                                    bool want_heatmap) {
   const Tensor in = contiguous(maps);
   const int64_t b = in.size(0), k = in.size(1);
@@ -52,30 +52,36 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& maps, const Ten
   return {heatmap, xy, std, stats};
 }
 
-std::tuple<Tensor, Tensor> backward(const MapGradients& grads, const Tensor& maps, const Tensor* beta, const Tensor& stats,
+std::tuple<Tensor, Tensor> backward(const MapGradients& grads, const Tensor& maps, const Beta* beta, const Tensor& stats,
                                     const Axes& axes) {
   const Tensor in = contiguous(maps);
   const int64_t b = in.size(0), k = in.size(1);
-  Tensor grad_in = torch::stable::empty_like(in), grad_beta = empty({b, k}, ScalarType::Double, in);
-  const MapsBackward a{describe(in, stats, beta, 0, axes), pointer(grads.heatmap),   pointer(grads.xy),
-                       pointer(grads.std),                 grad_in.mutable_data_ptr(), static_cast<double*>(grad_beta.mutable_data_ptr())};
+  const bool learned = beta && beta->each;
+  Tensor grad_in = torch::stable::empty_like(in);
+  Tensor grad_betas = learned ? empty({b, k}, ScalarType::Double, in) : empty({0}, ScalarType::Double, in);
+  const MapsBackward a{describe(in, stats, beta, 0, axes),
+                       pointer(grads.heatmap),
+                       pointer(grads.xy),
+                       pointer(grads.std),
+                       grad_in.mutable_data_ptr(),
+                       learned ? static_cast<double*>(grad_betas.mutable_data_ptr()) : nullptr};
   over_maps(a.maps, b * k, [&](int64_t begin, int64_t end, void* s) { kernels().softargmax_backward(a, begin, end, s); });
-  return {grad_in, grad_beta};
+  return {grad_in, grad_betas};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> softargmax_forward(const Tensor& logits, const Tensor& beta, double eps, double scale_x,
-                                                              double offset_x, double scale_y, double offset_y,
-                                                              bool want_heatmap) {
-  const Tensor b = checked_beta(check_maps(logits, "logits", DeviceType::CPU), beta, logits);
+std::tuple<Tensor, Tensor, Tensor, Tensor> softargmax_forward(const Tensor& logits, std::optional<Tensor> betas, double beta,
+                                                              double eps, double scale_x, double offset_x, double scale_y,
+                                                              double offset_y, bool want_heatmap) {
+  const Beta b(check_maps(logits, "logits", DeviceType::CPU), betas, beta, logits);
   return forward(logits, &b, eps, {scale_x, offset_x, scale_y, offset_y}, want_heatmap);
 }
 
 std::tuple<Tensor, Tensor> softargmax_backward(std::optional<Tensor> grad_heatmap, std::optional<Tensor> grad_xy,
-                                               std::optional<Tensor> grad_std, const Tensor& logits, const Tensor& beta,
-                                               const Tensor& stats, double scale_x, double offset_x, double scale_y,
-                                               double offset_y) {
+                                               std::optional<Tensor> grad_std, const Tensor& logits,
+                                               std::optional<Tensor> betas, double beta, const Tensor& stats, double scale_x,
+                                               double offset_x, double scale_y, double offset_y) {
   const Place place = check_maps(logits, "logits", DeviceType::CPU);
-  const Tensor b = checked_beta(place, beta, logits);
+  const Beta b(place, betas, beta, logits);
   return backward({place, grad_heatmap, grad_xy, grad_std, logits, stats}, logits, &b, stats, {scale_x, offset_x, scale_y, offset_y});
 }
 

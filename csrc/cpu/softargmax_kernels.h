@@ -140,7 +140,7 @@ static void softargmax_forward_of(const MapsForward& a, int64_t begin, int64_t e
     Acc peak = 0;
     double ties = 0;
     if (m.beta) {
-      const double beta = ((const double*)m.beta)[i % m.channels * m.beta_stride];
+      const double beta = m.beta[i % m.channels * m.beta_stride];
       peak = peak_of(map, count);
       r = a.heatmap ? weigh<T, true, true>(m, map, (T*)a.heatmap + i * count, beta, peak, &ties, scratch)
                     : weigh<T, true, false>(m, map, nullptr, beta, peak, &ties, scratch);
@@ -180,7 +180,7 @@ LDEQ_INLINE void backward_map(const MapsBackward& a, int64_t i, const Slope& s, 
   const T* heat = kHeat ? (const T*)a.grad_heatmap + i * count : nullptr;
   T* out = (T*)a.grad_in + i * count;
   const Acc peak = (Acc)stats[kPeak], least = least_finite<T>();
-  const Acc beta = kExp ? (Acc)((const double*)m.beta)[i % m.channels * m.beta_stride] : 1;
+  const Acc beta = kExp ? (Acc)m.beta[i % m.channels * m.beta_stride] : 1;
   // The part of the slope that depends on the column alone, once per map.
   const int64_t padded = (m.width + L - 1) / L * L;
   Acc* across = (Acc*)scratch;
@@ -241,7 +241,7 @@ LDEQ_INLINE void backward_map(const MapsBackward& a, int64_t i, const Slope& s, 
     if (x < m.width) step(x, m.width - x);
     if constexpr (kExp) grad_beta += sum(along);
   }
-  if (a.grad_beta) a.grad_beta[i] = grad_beta;
+  if (a.grad_betas) a.grad_betas[i] = grad_beta;
 }
 
 template <typename T>

@@ -22,7 +22,7 @@ Maps layout_of(const Tensor& maps, const char* name) {
           static_cast<int>(maps.size(2)), static_cast<int>(maps.size(3)), division_magic(maps.size(3)), short_division_magic(maps.size(3))};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Place& place, const Tensor& maps, const char* name, const Tensor* beta,
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Place& place, const Tensor& maps, const char* name, const Beta* beta,
                                                    double eps, const Coordinates& axes, bool want_heatmap) {
   const int64_t b = maps.size(0), k = maps.size(1);
   const ScalarType type = maps.scalar_type(), acc = accumulator(type);
@@ -36,8 +36,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Place& place, const Ten
     const SoftargmaxForward<T> p{layout,
                                  axes.as<A>(),
                                  static_cast<A>(eps),
-                                 beta ? static_cast<const double*>(beta->const_data_ptr()) : nullptr,
-                                 beta && beta->dim() == 1 ? 1 : 0,
+                                 beta ? beta->each : nullptr,
+                                 beta ? beta->stride : 0,
+                                 beta ? beta->one : 1,
                                  static_cast<const T*>(maps.const_data_ptr()),
                                  want_heatmap ? static_cast<T*>(heatmap.mutable_data_ptr()) : nullptr,
                                  static_cast<A*>(xy.mutable_data_ptr()),
@@ -50,46 +51,48 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Place& place, const Ten
 }
 
 std::tuple<Tensor, Tensor> backward(const Place& place, const MapGradients& grads, const Tensor& maps, const char* name,
-                                    const Tensor* beta, const Tensor& stats, const Coordinates& axes) {
+                                    const Beta* beta, const Tensor& stats, const Coordinates& axes) {
   const int64_t b = maps.size(0), k = maps.size(1);
   const Maps layout = layout_of(maps, name);
   Tensor grad_in = empty({b, k, maps.size(2), maps.size(3)}, maps.scalar_type(), maps);
-  Tensor grad_beta = empty({b, k}, ScalarType::Double, maps);
+  const bool learned = beta && beta->each;
+  Tensor grad_betas = learned ? empty({b, k}, ScalarType::Double, maps) : empty({0}, ScalarType::Double, maps);
   const Launch launch(place);
   with_element(type_of(maps, name), [&](auto element) {
     using T = decltype(element);
     using A = Accumulate<T>;
     const SoftargmaxBackward<T> p{layout,
                                   axes.as<A>(),
-                                  beta ? static_cast<const double*>(beta->const_data_ptr()) : nullptr,
-                                  beta && beta->dim() == 1 ? 1 : 0,
+                                  beta ? beta->each : nullptr,
+                                  beta ? beta->stride : 0,
+                                  beta ? beta->one : 1,
                                   static_cast<const T*>(maps.const_data_ptr()),
                                   static_cast<const double*>(stats.const_data_ptr()),
                                   static_cast<const T*>(pointer(grads.heatmap)),
                                   static_cast<const A*>(pointer(grads.xy)),
                                   static_cast<const A*>(pointer(grads.std)),
                                   static_cast<T*>(grad_in.mutable_data_ptr()),
-                                  static_cast<double*>(grad_beta.mutable_data_ptr())};
+                                  learned ? static_cast<double*>(grad_betas.mutable_data_ptr()) : nullptr};
     beta ? launch_softargmax_backward(p, b * k, launch) : launch_readout_backward(p, b * k, launch);
   });
   launch.check();
-  return {grad_in, grad_beta};
+  return {grad_in, grad_betas};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> softargmax_forward(const Tensor& logits, const Tensor& beta, double eps, double scale_x,
-                                                              double offset_x, double scale_y, double offset_y,
-                                                              bool want_heatmap) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> softargmax_forward(const Tensor& logits, std::optional<Tensor> betas, double beta,
+                                                              double eps, double scale_x, double offset_x, double scale_y,
+                                                              double offset_y, bool want_heatmap) {
   const Place place = check_maps(logits, "logits", kDevice);
-  const Tensor b = checked_beta(place, beta, logits);
+  const Beta b(place, betas, beta, logits);
   return forward(place, logits, "logits", &b, eps, {scale_x, offset_x, scale_y, offset_y}, want_heatmap);
 }
 
 std::tuple<Tensor, Tensor> softargmax_backward(std::optional<Tensor> grad_heatmap, std::optional<Tensor> grad_xy,
-                                               std::optional<Tensor> grad_std, const Tensor& logits, const Tensor& beta,
-                                               const Tensor& stats, double scale_x, double offset_x, double scale_y,
-                                               double offset_y) {
+                                               std::optional<Tensor> grad_std, const Tensor& logits,
+                                               std::optional<Tensor> betas, double beta, const Tensor& stats, double scale_x,
+                                               double offset_x, double scale_y, double offset_y) {
   const Place place = check_maps(logits, "logits", kDevice);
-  const Tensor b = checked_beta(place, beta, logits);
+  const Beta b(place, betas, beta, logits);
   return backward(place, {place, grad_heatmap, grad_xy, grad_std, logits, stats}, logits, "logits", &b, stats,
                   {scale_x, offset_x, scale_y, offset_y});
 }

@@ -39,8 +39,9 @@ struct SoftargmaxForward {
   Maps maps;
   Axes<A> axes;
   A eps;
-  const double* beta;  // (channels) or (1), see beta_stride
+  const double* betas;  // (channels) or (1), see beta_stride; null where `beta` is that of all
   int beta_stride;   // 1 for a beta of each channel, else 0
+  double beta;
   const T* input;    // logits, or heatmaps where kNormalise is false
   T* heatmap;        // (maps, height, width), or null
   A* xy;             // (maps, 2)
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const Softargm
   A own = 0;   // the highest that this thread saw
   A rate = 0;  // z = 2^(rate (h - peak))
   if constexpr (kNormalise) {
-    rate = static_cast<A>(p.beta[index.channel * p.beta_stride] * kLog2E);
+    rate = static_cast<A>((p.betas == nullptr ? p.beta : p.betas[index.channel * p.beta_stride]) * kLog2E);
     pixels.visit([&](A(&values)[kVec], int, int, int, int) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) peak[0] = Max()(peak[0], values[j]);

@@ -20,15 +20,16 @@ struct SoftargmaxBackward {
   using A = Accumulate<T>;
   Maps maps;
   Axes<A> axes;
-  const double* beta;
+  const double* betas;
   int beta_stride;
+  double beta;
   const T* logits;        // unused where kNormalise is false
   const double* stats;    // of the forward pass
   const T* grad_heatmap;  // (maps, height, width), or null
   const A* grad_xy;       // (maps, 2), or null
   const A* grad_std;      // (maps), or null
   T* grad_input;          // (maps, height, width)
-  double* grad_beta;      // (maps), each map's part, or null
+  double* grad_betas;     // (maps), each map's part, or null
 };
 
 // dL/dz of one map's readout as a function of the place.
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
   const int64_t map = index.map;
   Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.logits + index.offset);
   const ReadoutGradient<T> gradient(p, map);
-  const double own = p.beta[index.channel * p.beta_stride];
+  const double own = p.betas == nullptr ? p.beta : p.betas[index.channel * p.beta_stride];
   const A beta = static_cast<A>(own), rate = static_cast<A>(own * kLog2E);
   const A peak = static_cast<A>(p.stats[map * kStats + kPeak]), ties = static_cast<A>(p.stats[map * kStats + kTies]);
   const T* const grad_heatmap = p.grad_heatmap == nullptr ? nullptr : p.grad_heatmap + map * pixels.count;
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
     }
     store<kVec>(out + first, grads);
   });
-  if (threadIdx.x == 0 && p.grad_beta != nullptr) p.grad_beta[map] = sums[1];
+  if (threadIdx.x == 0 && p.grad_betas != nullptr) p.grad_betas[map] = sums[1];
 }
 
 // The readout's gradient does not depend on the heatmap: nothing but `grad_input` is touched.

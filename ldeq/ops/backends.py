@@ -54,7 +54,8 @@ def explain(operator: str, tensor: torch.Tensor) -> dict[str, str]:
     ```
 
     Args:
-        operator: ``"softargmax"``, ``"heatmap_readout"``, ``"anderson_step"`` or ``"fixed_point_step"``.
+        operator: ``"softargmax"``, ``"heatmap_normalise"``, ``"heatmap_readout"``, ``"anderson_step"`` or
+            ``"fixed_point_step"``.
         tensor: the logits, or the state of a solve.
 
     Raises:

@@ -79,17 +79,22 @@ def softargmax(
         TypeError: for non-floating logits; `ValueError` for wrong shapes, an unknown `coords` or an `eps` that is negative or
             infinite.
     """
-    _check_maps(logits, "logits", coords, eps)
-    if isinstance(beta, Tensor):
-        if beta.ndim not in (0, 1) or (beta.ndim == 1 and beta.shape[0] != logits.shape[1]):
-            raise ValueError(
-                f"beta must have shape () or (K,) = ({logits.shape[1]},) for logits of shape {tuple(logits.shape)}, "
-                f"got {tuple(beta.shape)}"
-            )
-        if beta.device != logits.device:
-            raise ValueError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
-    others = (beta,) if isinstance(beta, Tensor) else ()
-    return _implementation("softargmax", backend, logits, *others)(logits, beta, coords, eps, heatmap)
+    return _given("softargmax", backend, logits, beta, coords, eps)(logits, beta, coords, eps, heatmap)
+
+
+def heatmap_normalise(logits: Tensor, beta: float | Tensor = 1.0, *, backend: str | None = None) -> Tensor:
+    r"""Heatmaps of peak 1, $\exp(\beta (h - \max h))$: the first half of `softargmax`, in one pass over the logits.
+
+    Args:
+        logits, beta, backend: as in `softargmax`.
+
+    Returns:
+        `(B, K, H, W)` of the logits' dtype.
+
+    Raises:
+        as `softargmax`.
+    """
+    return _given("heatmap_normalise", backend, logits, beta)(logits, beta)
 
 
 def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None) -> Readout:
@@ -104,6 +109,22 @@ def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, 
     """
     _check_maps(heatmap, "heatmap", coords, eps)
     return _implementation("heatmap_readout", backend, heatmap)(heatmap, coords, eps)
+
+
+def _given(
+    operator: str, backend: str | None, logits: Tensor, beta: float | Tensor, coords: str = "unit", eps: float = 0.0
+) -> Callable[..., Any]:
+    """What runs `operator`, once its arguments have been checked."""
+    _check_maps(logits, "logits", coords, eps)
+    if isinstance(beta, Tensor):
+        if beta.ndim not in (0, 1) or (beta.ndim == 1 and beta.shape[0] != logits.shape[1]):
+            raise ValueError(
+                f"beta must have shape () or (K,) = ({logits.shape[1]},) for logits of shape {tuple(logits.shape)}, "
+                f"got {tuple(beta.shape)}"
+            )
+        if beta.device != logits.device:
+            raise ValueError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
+    return _implementation(operator, backend, logits, *((beta,) if isinstance(beta, Tensor) else ()))
 
 
 def _implementation(operator: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]:
@@ -126,6 +147,18 @@ def _implementation(operator: str, backend: str | None, *tensors: Tensor) -> Cal
 @register("softargmax", "torch")
 def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
     """`softargmax` in plain PyTorch: the specification that every backend is tested against."""
+    z = _normalised(logits, beta)
+    return SoftArgmax(z.to(logits.dtype) if heatmap else logits.new_empty(0), *heatmap_readout_reference(z, coords, eps))
+
+
+@register("heatmap_normalise", "torch")
+def heatmap_normalise_reference(logits: Tensor, beta: float | Tensor) -> Tensor:
+    """`heatmap_normalise` in plain PyTorch: the specification that every backend is tested against."""
+    return _normalised(logits, beta).to(logits.dtype)
+
+
+def _normalised(logits: Tensor, beta: float | Tensor) -> Tensor:
+    """exp(beta (h - max h)), not yet rounded to the logits' dtype."""
     h = logits.to(_accumulation_dtype(logits.dtype))
     peak = h.amax(dim=(-2, -1), keepdim=True)
     # -inf - -inf is NaN: a map of -inf alone must give zeros.
@@ -134,13 +167,16 @@ def softargmax_reference(logits: Tensor, beta: float | Tensor, coords: str, eps:
         beta = beta.to(h.dtype).reshape(-1, 1, 1)
     # Masked pixels (-inf): their share of the gradient of beta, z (h - max h), must be 0 and not 0 x inf.
     below = (h - peak).clamp_min(torch.finfo(h.dtype).min)
-    z = torch.exp(beta * below)
-    return SoftArgmax(z.to(logits.dtype) if heatmap else logits.new_empty(0), *heatmap_readout_reference(z, coords, eps))
+    return torch.exp(beta * below)
 
 
 @register("heatmap_readout", "torch")
 def heatmap_readout_reference(heatmap: Tensor, coords: str, eps: float) -> Readout:
     """`heatmap_readout` in plain PyTorch: the specification that every backend is tested against."""
+    return _read(heatmap, _axes(coords, heatmap), eps)
+
+
+def _read(heatmap: Tensor, axes: tuple[float, float, float, float], eps: float) -> Readout:
     z = heatmap.to(_accumulation_dtype(heatmap.dtype))
     height, width = z.shape[-2:]
     p = z / (z.sum(dim=(-2, -1), keepdim=True) + eps)
@@ -150,7 +186,7 @@ def heatmap_readout_reference(heatmap: Tensor, coords: str, eps: float) -> Reado
     mean_x, mean_y = (columns * x_px).sum(-1), (rows * y_px).sum(-1)
     var_x = (columns * (x_px - mean_x.unsqueeze(-1)) ** 2).sum(-1)
     var_y = (rows * (y_px - mean_y.unsqueeze(-1)) ** 2).sum(-1)
-    (scale_x, offset_x), (scale_y, offset_y) = axis(coords, width), axis(coords, height)
+    scale_x, offset_x, scale_y, offset_y = axes
     # With eps > 0 the weights sum to slightly less than one, and an offset is weighted like any coordinate.
     mass = columns.sum(-1)
     xy = torch.stack((mean_x * scale_x + mass * offset_x, mean_y * scale_y + mass * offset_y), dim=-1)
@@ -203,15 +239,26 @@ def _softargmax_by(suffix: str) -> Callable[..., SoftArgmax]:
     operator = getattr(torch.ops.ldeq, f"softargmax_forward{suffix}")
 
     def run(logits: Tensor, beta: float | Tensor, coords: str, eps: float, heatmap: bool = True) -> SoftArgmax:
-        """Reads the logits once; differentiable once (not twice)."""
-        if isinstance(beta, Tensor):
-            beta = beta.to(torch.float64)
-        else:
-            beta = torch.full((), beta, dtype=torch.float64, device=logits.device)
-        z, xy, std, _ = operator(logits, beta, eps, *_axes(coords, logits), heatmap)
+        """Reads the logits once."""
+        z, xy, std, _ = operator(logits, *_beta(beta), eps, *_axes(coords, logits), heatmap)
         return SoftArgmax(z, xy, std)
 
     return run
+
+
+def _normalise_by(suffix: str) -> Callable[..., Tensor]:
+    operator = getattr(torch.ops.ldeq, f"softargmax_forward{suffix}")
+
+    def run(logits: Tensor, beta: float | Tensor) -> Tensor:
+        """The readout comes along: next to the heatmaps it is nothing."""
+        return operator(logits, *_beta(beta), 0.0, *_axes("unit", logits), True)[0]
+
+    return run
+
+
+def _beta(beta: float | Tensor) -> tuple[Tensor | None, float]:
+    """(betas, beta) of the operator: a number goes by value, since a tensor for it would take a launch to fill."""
+    return (beta.to(torch.float64), 1.0) if isinstance(beta, Tensor) else (None, float(beta))
 
 
 def _readout_by(suffix: str) -> Callable[..., Readout]:
@@ -240,23 +287,23 @@ def _readout_fake(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _softargmax_fake(logits: Tensor, beta: Tensor, eps: float, *options: Any) -> tuple[Tensor, ...]:
+def _softargmax_fake(logits: Tensor, *options: Any) -> tuple[Tensor, ...]:
     z = torch.empty_like(logits, memory_format=torch.contiguous_format) if options[-1] else logits.new_empty(0)
     return (z, *_readout_fake(logits))
 
 
 def _softargmax_backward_fake(
-    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, logits: Tensor, *_: Any
+    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, logits: Tensor, betas: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return (
         torch.empty_like(logits, memory_format=torch.contiguous_format),
-        logits.new_empty(logits.shape[:2], dtype=torch.float64),
+        logits.new_empty((0,) if betas is None else logits.shape[:2], dtype=torch.float64),
     )
 
 
 def _softargmax_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, beta, _, *ctx.axes, ctx.want_heatmap = inputs
-    ctx.save_for_backward(logits, beta, output[3])
+    logits, betas, ctx.beta, ctx.eps, *ctx.axes, ctx.want_heatmap = inputs
+    ctx.save_for_backward(logits, betas, output[3])
     ctx.set_materialize_grads(False)
 
 
@@ -266,17 +313,25 @@ def _softargmax_gradient(suffix: str) -> Callable[..., tuple[Any, ...]]:
     def backward(
         ctx: Any, grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None
     ) -> tuple[Any, ...]:
-        logits, beta, stats = ctx.saved_tensors
+        logits, betas, stats = ctx.saved_tensors
         if not ctx.want_heatmap:
             grad_heatmap = None
-        grad, grad_beta = operator(grad_heatmap, grad_xy, grad_std, logits, beta, stats, *ctx.axes)
-        return grad, grad_beta.sum() if beta.ndim == 0 else grad_beta.sum(0), *[None] * 6
+        if torch.is_grad_enabled():  # create_graph
+
+            def again() -> tuple[Tensor, ...]:
+                z = _normalised(logits, ctx.beta if betas is None else betas)
+                return z.to(logits.dtype), *_read(z, ctx.axes, ctx.eps)
+
+            return *_differentiable(again, (grad_heatmap, grad_xy, grad_std), (logits, betas)), *[None] * 7
+        grad, parts = operator(grad_heatmap, grad_xy, grad_std, logits, betas, ctx.beta, stats, *ctx.axes)
+        learned = betas is not None and ctx.needs_input_grad[1]
+        return grad, (parts.sum() if betas.ndim == 0 else parts.sum(0)) if learned else None, *[None] * 7
 
     return backward
 
 
 def _readout_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    heatmap, _, *ctx.axes = inputs
+    heatmap, ctx.eps, *ctx.axes = inputs
     ctx.save_for_backward(heatmap, output[2])
     ctx.set_materialize_grads(False)
 
@@ -286,13 +341,29 @@ def _readout_gradient(suffix: str) -> Callable[..., tuple[Any, ...]]:
 
     def backward(ctx: Any, grad_xy: Tensor | None, grad_std: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
         heatmap, stats = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            found = _differentiable(lambda: _read(heatmap, ctx.axes, ctx.eps), (grad_xy, grad_std), (heatmap,))
+            return *found, *[None] * 5
         return operator(grad_xy, grad_std, heatmap, stats, *ctx.axes), *[None] * 5
 
     return backward
 
 
+def _differentiable(
+    reference: Callable[[], tuple[Tensor, ...]], grads: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again, those of the reference: the operators have first derivatives only."""
+    came = [(result, grad) for result, grad in zip(reference(), grads, strict=True) if grad is not None]
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    if not came:
+        return [None] * len(inputs)
+    results, of_results = zip(*came, strict=True)
+    found = iter(torch.autograd.grad(results, wanted, of_results, create_graph=True, allow_unused=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+
+
 def _no_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise NotImplementedError("the compiled softargmax has no second derivative; use backend='torch' for it")
+    raise NotImplementedError("ldeq's backward operators have no derivative; differentiate softargmax or heatmap_readout twice")
 
 
 def _register(suffix: str, *backends: str) -> None:
@@ -314,6 +385,7 @@ def _register(suffix: str, *backends: str) -> None:
     autograd(f"ldeq::heatmap_readout_backward{suffix}", _no_second_derivative)
     for backend in backends:
         register("softargmax", backend)(_softargmax_by(suffix))
+        register("heatmap_normalise", backend)(_normalise_by(suffix))
         register("heatmap_readout", backend)(_readout_by(suffix))
 
 

@@ -75,10 +75,13 @@ def _check_maps(maps: Tensor, name: str) -> None:
     _check_type(maps, name)
 
 
-def _check_beta(beta: Tensor, logits: Tensor) -> None:
-    if beta.ndim > 1 or (beta.ndim == 1 and beta.shape[0] != logits.shape[1]):
-        raise RuntimeError(f"beta must have shape () or (K,), got {tuple(beta.shape)}")
-    _check(beta, "beta", logits, torch.float64, beta.shape, dense=False)
+def _checked_beta(betas: Tensor | None, beta: float, logits: Tensor) -> Tensor | float:
+    if betas is None:
+        return beta
+    if betas.ndim > 1 or (betas.ndim == 1 and betas.shape[0] != logits.shape[1]):
+        raise RuntimeError(f"betas must have shape () or (K,), got {tuple(betas.shape)}")
+    _check(betas, "betas", logits, torch.float64, betas.shape, dense=False)
+    return betas.contiguous()
 
 
 def _check_step(
@@ -111,20 +114,21 @@ Axes = tuple[float, float, float, float]
 
 
 def _softargmax_forward(
-    logits: Tensor, beta: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float, want_heatmap: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logits: Tensor, betas: Tensor | None, beta: float, eps: float, sx: float, ox: float, sy: float, oy: float,
+    want_heatmap: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     _check_maps(logits, "logits")
-    _check_beta(beta, logits)
-    return _kernels("softargmax").launch_forward(logits, beta.contiguous(), eps, (sx, ox, sy, oy), want_heatmap)
+    given = _checked_beta(betas, beta, logits)
+    return _kernels("softargmax").launch_forward(logits, given, eps, (sx, ox, sy, oy), want_heatmap)
 
 
 def _softargmax_backward(
-    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, logits: Tensor, beta: Tensor, stats: Tensor,
-    sx: float, ox: float, sy: float, oy: float,
+    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, logits: Tensor, betas: Tensor | None,
+    beta: float, stats: Tensor, sx: float, ox: float, sy: float, oy: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check_maps(logits, "logits")
-    _check_beta(beta, logits)
-    return _backward(grad_heatmap, grad_xy, grad_std, logits, beta.contiguous(), stats, (sx, ox, sy, oy))
+    given = _checked_beta(betas, beta, logits)
+    return _backward(grad_heatmap, grad_xy, grad_std, logits, given, stats, (sx, ox, sy, oy))
 
 
 def _readout_forward(heatmap: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,8 +144,8 @@ def _readout_backward(
 
 
 def _backward(
-    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, maps: Tensor, beta: Tensor | None,
-    stats: Tensor, axes: Axes,
+    grad_heatmap: Tensor | None, grad_xy: Tensor | None, grad_std: Tensor | None, maps: Tensor,
+    beta: Tensor | float | None, stats: Tensor, axes: Axes,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     b, k = maps.shape[:2]
     _check(stats, "stats", maps, torch.float64, (b, k, 8))
@@ -202,13 +206,13 @@ def _best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor)
 _AXES = "float scale_x, float offset_x, float scale_y, float offset_y"
 _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
     "softargmax_forward": (
-        f"(Tensor logits, Tensor beta, float eps, {_AXES}, bool want_heatmap) "
+        f"(Tensor logits, Tensor? betas, float beta, float eps, {_AXES}, bool want_heatmap) "
         "-> (Tensor heatmap, Tensor xy, Tensor std, Tensor stats)",
         _softargmax_forward,
     ),
     "softargmax_backward": (
-        f"(Tensor? grad_heatmap, Tensor? grad_xy, Tensor? grad_std, Tensor logits, Tensor beta, Tensor stats, {_AXES}) "
-        "-> (Tensor grad_logits, Tensor grad_beta)",
+        "(Tensor? grad_heatmap, Tensor? grad_xy, Tensor? grad_std, Tensor logits, Tensor? betas, float beta, Tensor stats, "
+        f"{_AXES}) -> (Tensor grad_logits, Tensor grad_betas)",
         _softargmax_backward,
     ),
     "heatmap_readout_forward": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from native import Calls
 from torch import Tensor
 
 from ldeq.ops import BackendError
-from ldeq.ops.softargmax import COORDS, heatmap_readout, softargmax
+from ldeq.ops.softargmax import COORDS, heatmap_normalise, heatmap_readout, softargmax
 
 # Relative to the largest entry. float32: a few hundred roundings of 6e-8. Half types: the rounding of the output.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -159,12 +160,13 @@ def test_opcheck(target):
     maps = torch.randn(2, 3, 6, 7, device=target.device, requires_grad=True)
     beta = torch.tensor(0.5, dtype=torch.float64, device=target.device, requires_grad=True)
     axes = (1.0, 0.0, 1.0, 0.0)
-    for want in (True, False):
-        torch.library.opcheck(target.operator("softargmax_forward"), (maps, beta, 1e-4, *axes, want))
+    for want, betas in itertools.product((True, False), (beta, None)):
+        torch.library.opcheck(target.operator("softargmax_forward"), (maps, betas, 0.7, 1e-4, *axes, want))
     torch.library.opcheck(target.operator("heatmap_readout_forward"), (maps.detach().exp().requires_grad_(), 1e-4, *axes))
-    z, xy, std, stats = target.operator("softargmax_forward")(maps.detach(), beta.detach(), 0.0, *axes, True)
-    given = (z, xy, None, maps.detach(), beta.detach(), stats, *axes)
-    torch.library.opcheck(target.operator("softargmax_backward"), given)
+    for betas in (beta.detach(), None):
+        z, xy, std, stats = target.operator("softargmax_forward")(maps.detach(), betas, 0.7, 0.0, *axes, True)
+        given = (z, xy, None, maps.detach(), betas, 0.7, stats, *axes)
+        torch.library.opcheck(target.operator("softargmax_backward"), given)
     torch.library.opcheck(target.operator("heatmap_readout_backward"), (xy, std, z, stats, *axes))
 
 
@@ -189,11 +191,35 @@ def test_compiles_without_graph_breaks(target):
         torch.testing.assert_close(a, e)
 
 
-def test_second_derivative_says_what_to_do(target):
-    logits = torch.randn(1, 1, 4, 4, device=target.device, requires_grad=True)
-    (grad,) = torch.autograd.grad(softargmax(logits).xy.sum(), logits, create_graph=True)
-    with pytest.raises(NotImplementedError, match="backend='torch'"):
-        grad.sum().backward()
+def test_second_derivatives_are_those_of_the_reference(target):
+    torch.manual_seed(11)
+    logits, direction = (torch.randn(1, 2, 5, 4, device=target.device) for _ in range(2))
+    found = []
+    for backend in (None, "torch"):
+        h = logits.clone().requires_grad_()
+        betas = torch.tensor([0.7, 1.2], dtype=torch.float64, device=target.device, requires_grad=True)
+        out = softargmax(h, betas, backend=backend)
+        loss = out.xy.square().sum() + heatmap_readout(out.heatmap, backend=backend).std.sum()
+        (grad,) = torch.autograd.grad(loss, h, create_graph=True)
+        found.append(torch.autograd.grad((grad * direction).sum(), (h, betas)))
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_beta_is_the_same_as_a_number_and_as_a_tensor(target, dtype):
+    torch.manual_seed(12)
+    logits, grad = (torch.randn(3, 4, 9, 7).to(target.device, dtype) for _ in range(2))
+    logits.requires_grad_()
+    found = []
+    for beta in (0.3, torch.tensor(0.3, dtype=torch.float64), torch.full((4,), 0.3, dtype=torch.float64)):
+        beta = beta.to(target.device) if isinstance(beta, torch.Tensor) else beta
+        out, alone = softargmax(logits, beta, eps=1e-4), heatmap_normalise(logits, beta)
+        assert torch.equal(alone, out.heatmap)
+        found.append((*out, torch.autograd.grad((alone, out.xy), logits, (grad, torch.ones_like(out.xy)))[0]))
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert torch.equal(one, same)
 
 
 @pytest.mark.parametrize(
@@ -201,15 +227,17 @@ def test_second_derivative_says_what_to_do(target):
     [
         ({"logits": torch.zeros(3, 4, 5)}, r"logits must have shape \(B, K, H, W\)"),
         ({"logits": torch.zeros(1, 3, 4, 5, dtype=torch.int32)}, "must be float32"),
-        ({"beta": torch.ones(())}, "beta"),
-        ({"beta": torch.ones(4, dtype=torch.float64)}, r"beta must have shape \(\) or \(K,\)"),
+        ({"betas": torch.ones(())}, "betas"),
+        ({"betas": torch.ones(4, dtype=torch.float64)}, r"betas must have shape \(\) or \(K,\)"),
     ],
-    ids=["shape", "dtype", "beta dtype", "beta shape"],
+    ids=["shape", "dtype", "betas dtype", "betas shape"],
 )
 def test_operators_name_the_wrong_argument(target, changes, message):
-    given = {"logits": torch.zeros(1, 3, 4, 5), "beta": torch.ones((), dtype=torch.float64)} | changes
+    given = {"logits": torch.zeros(1, 3, 4, 5), "betas": torch.ones((), dtype=torch.float64)} | changes
     with pytest.raises(RuntimeError, match=message):
-        target.operator("softargmax_forward")(*(t.to(target.device) for t in given.values()), 0.0, 1.0, 0.0, 1.0, 0.0, True)
+        target.operator("softargmax_forward")(
+            *(t.to(target.device) for t in given.values()), 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, True
+        )
 
 
 def test_what_the_backend_does_not_serve(target):

@@ -20,7 +20,11 @@ def install(operators: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the test ends, ``torch.ops.ldeq`` and the backend "cpu" are `operators`."""
     monkeypatch.setattr(torch.ops, "ldeq", operators)
     softargmax = softargmax_module()
-    entries = {"softargmax": softargmax._softargmax_by(""), "heatmap_readout": softargmax._readout_by("")}
+    entries = {
+        "softargmax": softargmax._softargmax_by(""),
+        "heatmap_normalise": softargmax._normalise_by(""),
+        "heatmap_readout": softargmax._readout_by(""),
+    }
     for name in ("anderson_step", "fixed_point_step", "best_so_far"):
         entries[name] = getattr(operators, name)
     for name, function in entries.items():

@@ -42,8 +42,8 @@ void softargmax(int maps, int height, int width) {
   const Maps layout{count * maps, count, width, 1, maps, height, width, division_magic(width), short_division_magic(width)};
   const Axes<A> axes{1, 0, 1, 0};
   launch_softargmax_forward<T>(
-      {layout, axes, A(1e-4), beta.data(), 0, input.data(), heatmap.data(), xy.data(), std.data(), stats.data()}, maps, 0);
-  launch_softargmax_backward<T>({layout, axes, beta.data(), 0, input.data(), stats.data(), grad_heatmap.data(), grad_xy.data(),
+      {layout, axes, A(1e-4), beta.data(), 0, 0, input.data(), heatmap.data(), xy.data(), std.data(), stats.data()}, maps, 0);
+  launch_softargmax_backward<T>({layout, axes, nullptr, 0, beta[0], input.data(), stats.data(), grad_heatmap.data(), grad_xy.data(),
                                  grad_std.data(), grad.data(), parts.data()},
                                 maps, 0);
   expect(std::isfinite(parts[0]) && xy[0] > 0 && xy[0] < width, "softargmax");

@@ -149,14 +149,15 @@ def test_results_are_laid_out_as_those_of_the_cpu_operators(dtype, cpu_operators
     """Shapes, dtypes and what `stats` means: a forward pass of the one serves a backward pass of the other."""
     maps = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(5)).to(dtype)
     beta = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
-    arguments = (maps, beta, 1e-2, 0.5, 0.1, 0.25, -1.0)
+    axes = (0.5, 0.1, 0.25, -1.0)
+    arguments = (maps, beta, 1.0, 1e-2, *axes)
     device, cpu = torch.ops.ldeq.softargmax_forward(*arguments, True), cpu_operators.softargmax_forward(*arguments, True)
     for got, wanted in zip(device, cpu, strict=True):
         assert got.dtype == wanted.dtype and got.shape == wanted.shape
         close(got, wanted.double(), TOLERANCE[dtype] if got.shape == maps.shape else TOLERANCE[wide(dtype)], size=1)
     grads = (None, torch.randn_like(cpu[1]), None)
-    got = torch.ops.ldeq.softargmax_backward(*grads, maps, beta, cpu[3], *arguments[3:])
-    wanted = cpu_operators.softargmax_backward(*grads, maps, beta, device[3], *arguments[3:])
+    got = torch.ops.ldeq.softargmax_backward(*grads, maps, beta, 1.0, cpu[3], *axes)
+    wanted = cpu_operators.softargmax_backward(*grads, maps, beta, 1.0, device[3], *axes)
     for a, b in zip(got, wanted, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         close(a, b.double(), TOLERANCE[dtype])
@@ -176,15 +177,15 @@ def test_no_maps_at_all(empty):
         ({"logits": torch.zeros(2, 3, 4)}, "logits must have shape"),
         ({"logits": torch.zeros(2, 3, 4, 5, dtype=torch.int64)}, "logits must be float32, float64"),
         ({"logits": torch.zeros(1, 1, 1, 1).expand(1, 3, 40_000, 40_000)}, "logits has larger maps"),
-        ({"beta": torch.zeros(3)}, "beta must be float64"),
-        ({"beta": torch.zeros(2, dtype=torch.float64)}, "beta must have shape"),
+        ({"betas": torch.zeros(3)}, "betas must be float64"),
+        ({"betas": torch.zeros(2, dtype=torch.float64)}, "betas must have shape"),
     ],
     ids=["dimensions", "integers", "too large", "beta's dtype", "beta's shape"],
 )
 def test_errors_name_the_argument(change, message):
-    given = {"logits": torch.zeros(2, 3, 4, 5), "beta": torch.tensor(1.0, dtype=torch.float64)} | change
+    given = {"logits": torch.zeros(2, 3, 4, 5), "betas": torch.tensor(1.0, dtype=torch.float64)} | change
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.ldeq.softargmax_forward(*given.values(), 0.0, 1.0, 0.0, 1.0, 0.0, False)
+        torch.ops.ldeq.softargmax_forward(*given.values(), 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, False)
 
 
 def test_errors_of_the_backward_pass_name_the_argument():
@@ -196,4 +197,4 @@ def test_errors_of_the_backward_pass_name_the_argument():
         ((None, None, None), stats.float(), "stats has another dtype"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.ldeq.softargmax_backward(*grads, maps, one, given, 1.0, 0.0, 1.0, 0.0)
+            torch.ops.ldeq.softargmax_backward(*grads, maps, one, 1.0, given, 1.0, 0.0, 1.0, 0.0)

@@ -54,12 +54,11 @@ def softargmax_cases(dtype: str, everything: bool) -> Iterator[Case]:
     shapes = [(4096, True, 8), (2048, False, 8)]
     more = [(32, True, 1), (512, True, 1), (2048, True, 4), (8192, True, 16)]
     for block, hold, warps in shapes + (more if everything else []):
-        for normalise in (True, False) if everything else (True,):
+        for what in (" betas", " one beta", " readout") if everything else (" betas", " one beta"):
+            normalise, betas = what != " readout", what == " betas"
             for even in (True, False) if everything else (True,):
-                shape = {"NORMALISE": normalise, "HOLD": hold, "BLOCK": block}
-                name = (
-                    f"{dtype} {'held' if hold else 'streamed'} {block}{'' if normalise else ' readout'}{'' if even else ' odd'}"
-                )
+                shape = {"NORMALISE": normalise, "BETAS": betas, "HOLD": hold, "BLOCK": block}
+                name = f"{dtype} {'held' if hold else 'streamed'} {block}{what}{'' if even else ' odd'}"
                 keep = {**shape, "KEEP": normalise}
                 yield Case(f"softargmax_forward {name}", "softargmax", "softargmax_forward", keep, warps, types, even)
                 both = {**shape, "HAS_HEATMAP": True}
@@ -88,9 +87,9 @@ def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
 
 # Types of parameters that are not fp32 pointers.
 POINTERS = {
-    "flags": "i64", "notes": "i32", "numbers": "fp64", "gram": "fp64", "stats": "fp64", "beta": "fp64", "grad_beta": "fp64",
+    "flags": "i64", "notes": "i32", "numbers": "fp64", "gram": "fp64", "stats": "fp64", "betas": "fp64", "grad_betas": "fp64",
 }  # fmt: skip
-FLOATS = {"eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"}
+FLOATS = {"beta", "eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"}
 LONGS = {"stride_b", "stride_k", "stride_h", "stride_w", "stride", "size"}
 INTEGERS = {
     "channels", "height", "width", "beta_stride", "tiles", "n", "m", "slot", "columns", "column", "batch", "first",
@@ -100,7 +99,7 @@ INTEGERS = {
 def type_of(name: str, case: Case) -> str | tuple[str, ...]:
     if name in case.constants:
         return "constexpr"
-    if name in FLOATS or (name == "beta" and case.module != "softargmax"):
+    if name in FLOATS:
         return "fp32"
     if name in LONGS | INTEGERS:
         return "i64" if name in LONGS else "i32"

@@ -13,14 +13,18 @@ needs_library = pytest.mark.skipif(library.MISSING is not None, reason=f"native 
 
 
 class Calls(TorchDispatchMode):
-    """Names of the operators of this library that ran inside the block, in `names`."""
+    """Names of the operators of this library that ran inside the block, in `names`; with `every`, those of torch too."""
+
+    def __init__(self, every: bool = False):
+        super().__init__()
+        self.every = every
 
     def __enter__(self):
         self.names = []
         return super().__enter__()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "ldeq":
+        if self.every or func.namespace == "ldeq":
             self.names.append(func._opname)
         return func(*args, **(kwargs or {}))
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldeq.ops import available_backends, heatmap_readout, softargmax
+from ldeq.ops import available_backends, heatmap_normalise, heatmap_readout, softargmax
 from ldeq.ops.softargmax import COORDS
 
 SHAPES = [(1, 1), (1, 7), (9, 1), (3, 5), (17, 64), (64, 64)]
@@ -346,6 +346,23 @@ def test_reading_the_returned_heatmap_gives_the_returned_coordinates(eps: float,
     read = heatmap_readout(out.heatmap, coords=coords, eps=eps, backend=backend)
     torch.testing.assert_close(read.xy, out.xy, rtol=1e-13, atol=1e-14)
     torch.testing.assert_close(read.std, out.std, rtol=1e-13, atol=1e-14)
+
+
+@each_shape
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 4e-3)], ids=str)
+@each_backend
+def test_heatmaps_alone_are_the_exponentials(shape: tuple[int, int], dtype: torch.dtype, tol: float, backend: str) -> None:
+    h = (3 * torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).to(dtype)
+    weights = torch.rand(h.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    exact = h.double().requires_grad_()
+    wanted = torch.exp(0.3 * (exact - exact.amax((-2, -1), keepdim=True)))
+    given = h.clone().requires_grad_()
+    z = heatmap_normalise(given, 0.3, backend=backend)
+    assert z.dtype == dtype and z.shape == h.shape and (z.amax((-2, -1)) == 1).all()
+    torch.testing.assert_close(z.double(), wanted, rtol=tol, atol=tol)
+    (grad,) = torch.autograd.grad(z, given, weights.to(dtype))
+    (expected,) = torch.autograd.grad(wanted, exact, weights.to(dtype).double())
+    torch.testing.assert_close(grad.double(), expected, rtol=0, atol=4 * tol * max(1.0, expected.abs().max().item()))
 
 
 @each_backend

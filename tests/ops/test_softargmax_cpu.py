@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import ldeq
-from ldeq.ops.softargmax import COORDS, heatmap_readout, softargmax
+from ldeq.ops.softargmax import COORDS, heatmap_normalise, heatmap_readout, softargmax
 
 pytestmark = needs_library
 
@@ -140,11 +140,53 @@ def test_gradcheck():
         torch.autograd.gradcheck(lambda h, c=coords: heatmap_readout(h, coords=c, eps=1e-2, backend="cpu"), (z,))
 
 
-def test_second_derivative_says_what_to_do():
-    logits = torch.randn(1, 1, 4, 4, requires_grad=True)
-    (grad,) = torch.autograd.grad(softargmax(logits, backend="cpu").xy.sum(), logits, create_graph=True)
-    with pytest.raises(NotImplementedError, match="backend='torch'"):
-        grad.sum().backward()
+@pytest.mark.parametrize("coords", COORDS)
+def test_second_derivatives(coords):
+    torch.manual_seed(6)
+    logits, z = (torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    betas = torch.tensor([0.6, 1.4], dtype=torch.float64, requires_grad=True)
+    options = {"coords": coords, "eps": 1e-2, "backend": "cpu"}
+    check = torch.autograd.gradgradcheck
+    check(lambda h, b: softargmax(h, b, **options), (logits, betas))
+    check(lambda h: softargmax(h, 0.7, heatmap=False, **options)[1:], (logits,))
+    check(lambda b: softargmax(logits.detach(), b, **options).xy, (betas,))
+    check(lambda h: heatmap_normalise(h, 0.7, backend="cpu"), (logits,))
+    check(lambda z: heatmap_readout(z.exp(), **options), (z,))
+
+
+def test_a_backward_operator_alone_has_no_derivative():
+    maps, grad = torch.randn(1, 1, 4, 4), torch.randn(1, 1, 2, requires_grad=True)
+    axes = (1.0, 0.0, 1.0, 0.0)
+    stats = torch.ops.ldeq.softargmax_forward(maps, None, 1.0, 0.0, *axes, False)[3]
+    out, _ = torch.ops.ldeq.softargmax_backward(None, grad, None, maps, None, 1.0, stats, *axes)
+    with pytest.raises(NotImplementedError, match="differentiate softargmax"):
+        out.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_a_beta_is_the_same_as_a_number_and_as_a_tensor(dtype):
+    torch.manual_seed(7)
+    logits = torch.randn(3, 4, 9, 7).to(dtype).requires_grad_()
+    grad = torch.randn(3, 4, 9, 7).to(dtype)
+    found = []
+    for beta in (0.3, torch.tensor(0.3, dtype=torch.float64), torch.full((4,), 0.3, dtype=torch.float64)):
+        out = softargmax(logits, beta, eps=1e-4, backend="cpu")
+        alone = heatmap_normalise(logits, beta, backend="cpu")
+        assert torch.equal(alone, out.heatmap)
+        found.append((*out, torch.autograd.grad((alone, out.xy), logits, (grad, torch.ones_like(out.xy)))[0]))
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert torch.equal(one, same)
+
+
+def test_a_number_costs_no_tensor_and_no_sum():
+    """On a GPU each would be a launch."""
+    logits = torch.randn(1, 2, 8, 8, requires_grad=True)
+    with Calls(every=True) as calls:
+        out = softargmax(logits, 0.3, heatmap=False)
+        torch.autograd.grad(out.xy, logits, torch.ones_like(out.xy))
+    launches = [name for name in calls.names if name != "detach"]
+    assert launches == ["softargmax_forward", "ones_like", "softargmax_backward"]
 
 
 def test_tangents_are_not_lost():
@@ -182,11 +224,13 @@ def test_opcheck():
     logits = torch.randn(2, 3, 6, 7, requires_grad=True)
     beta = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     axes = (1.0, 0.0, 1.0, 0.0)
-    for want in (True, False):
-        torch.library.opcheck(torch.ops.ldeq.softargmax_forward, (logits, beta, 1e-4, *axes, want))
+    for want, betas in itertools.product((True, False), (beta, None)):
+        torch.library.opcheck(torch.ops.ldeq.softargmax_forward, (logits, betas, 0.7, 1e-4, *axes, want))
     torch.library.opcheck(torch.ops.ldeq.heatmap_readout_forward, (logits.detach().exp().requires_grad_(), 1e-4, *axes))
-    z, xy, std, stats = torch.ops.ldeq.softargmax_forward(logits.detach(), beta.detach(), 0.0, *axes, True)
-    torch.library.opcheck(torch.ops.ldeq.softargmax_backward, (z, xy, None, logits.detach(), beta.detach(), stats, *axes))
+    for betas in (beta.detach(), None):
+        z, xy, std, stats = torch.ops.ldeq.softargmax_forward(logits.detach(), betas, 0.7, 0.0, *axes, True)
+        arguments = (z, xy, None, logits.detach(), betas, 0.7, stats, *axes)
+        torch.library.opcheck(torch.ops.ldeq.softargmax_backward, arguments)
     torch.library.opcheck(torch.ops.ldeq.heatmap_readout_backward, (xy, std, z, stats, *axes))
 
 
