@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops import heatmap_normalise
+
 SLOPE = 0.01
 """Of LeakyReLU below zero."""
 
@@ -209,8 +211,7 @@ class Cell(nn.Module):
             z: `(B, K, h, h)`.
             x: the stem's features `(B, width, h, h)`, or what `prepare` made of them.
         """
-        h = self.logits(z, x)
-        return (h - h.amax(dim=(-2, -1), keepdim=True)).mul_(self.beta).exp_()
+        return heatmap_normalise(self.logits(z, x), self.beta)
 
 
 def _layers(inputs: int, outputs: int, kernel: int, stride: int, norm: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:

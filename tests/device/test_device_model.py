@@ -46,8 +46,8 @@ def test_a_model_and_its_gradients(target, dtype):
     kinds = set(calls.names)
     # Every operator that ran is this backend's, and none was left out.
     steps = {name + target.suffix for name in ("anderson_step", "best_so_far")}
-    readout = {name + target.suffix for name in ("heatmap_readout_forward", "heatmap_readout_backward")}
-    assert steps <= kinds and readout <= kinds and all(name.endswith("_triton") == bool(target.suffix) for name in kinds), kinds
+    maps = {f"{name}_{way}{target.suffix}" for name in ("softargmax", "heatmap_readout") for way in ("forward", "backward")}
+    assert steps <= kinds and maps <= kinds and all(name.endswith("_triton") == bool(target.suffix) for name in kinds), kinds
     with ldeq.ops.use_backend("torch"):
         expected = run(target.device)
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2

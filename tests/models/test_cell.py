@@ -263,6 +263,20 @@ def test_forward_mode_and_vmap_go_through_a_prepared_evaluation() -> None:
     torch.testing.assert_close(torch.func.vmap(lambda z: cell(z, injection))(many)[1], cell(0.5 * z, injection))
 
 
+def test_the_cell_has_second_derivatives_as_jacobian_regularisation_needs_them() -> None:
+    """||J^T v||^2 / N, differentiated by the weights (Bai et al., ICML 2021, section 4)."""
+    config = LDEQConfig.tiny(landmarks=2)
+    cell, (z, x) = cell_of(config, torch.float64), state_and_features(config, 2, torch.float64)
+    direction = torch.randn(z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(2))
+    found = []
+    weights = dict(cell.named_parameters())
+    for evaluate in (cell, lambda z, x: plain_cell(weights, z, x, config.depth, config.beta)):
+        state = z.clone().requires_grad_()
+        (product,) = torch.autograd.grad(evaluate(state, x), state, direction, create_graph=True)
+        found.append(torch.autograd.grad(product.square().mean(), list(cell.parameters()), allow_unused=True))
+    assert_same([g for g in found[0] if g is not None], [g for g in found[1] if g is not None], 1e-12)
+
+
 def test_a_compiled_cell_trains_as_the_eager_one() -> None:
     """In the solve without a graph, in the tracked evaluation and in the backward solve through it."""
     config = LDEQConfig.tiny(landmarks=5, image_size=16, depth=1, max_iter=2, backward_max_iter=3)
