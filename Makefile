@@ -62,9 +62,10 @@ wheel-check: wheel
 	$(PYTHON) .ci/check_wheel.py torch==2.10.0
 	$(PYTHON) .ci/check_wheel.py "$(TORCH)"
 
-# Minutes on a CPU: python -m pytest benchmarks/test_solvers.py runs one of them.
+# Minutes on a CPU: python -m pytest benchmarks/test_solvers.py runs one of them. A process each: what an allocation costs depends
+# on what the process freed before (benchmarks/NOTES.md).
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest benchmarks -s
+	@for file in benchmarks/test_*.py; do $(BIN)/python -m pytest $$file -s || exit 1; done
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python docs/update_readme.py
 
