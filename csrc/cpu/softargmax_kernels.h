@@ -213,6 +213,7 @@ LDEQ_INLINE void backward_map(const MapsBackward& a, int64_t i, const Slope& s, 
     }
     at_peak = (Acc)(-beta * through / (stats[kTies] > 0 ? stats[kTies] : 1));
   }
+  const bool learned = kExp && a.grad_betas;
   double grad_beta = 0;
   for (int64_t y = 0; y < m.height; ++y) {
     Vec along = {};
@@ -224,10 +225,12 @@ LDEQ_INLINE void backward_map(const MapsBackward& a, int64_t i, const Slope& s, 
         const Vec h = n >= L ? load(map + at) : load_part(map + at, n, (Acc)-__builtin_inf());
         const Vec below = below_peak(h, peak, least);
         q *= vexp(beta * below);
-        Vec share = q * below;
-        if (n < L)
-          for (int64_t l = n; l < L; ++l) share[l] = 0;
-        along += share;
+        if (learned) {
+          Vec share = q * below;
+          if (n < L)
+            for (int64_t l = n; l < L; ++l) share[l] = 0;
+          along += share;
+        }
         q *= beta;
         q = h == peak ? q + at_peak : q;
       }
@@ -239,9 +242,9 @@ LDEQ_INLINE void backward_map(const MapsBackward& a, int64_t i, const Slope& s, 
     int64_t x = 0;
     for (; x + L <= m.width; x += L) step(x, L);
     if (x < m.width) step(x, m.width - x);
-    if constexpr (kExp) grad_beta += sum(along);
+    if (learned) grad_beta += sum(along);
   }
-  if (a.grad_betas) a.grad_betas[i] = grad_beta;
+  if (learned) a.grad_betas[i] = grad_beta;
 }
 
 template <typename T>
