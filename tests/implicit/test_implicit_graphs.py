@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldeq import DEQ, LDEQ
+from ldeq.implicit.recorder import Outputs
 from ldeq.solvers import SOLVERS, Solution, anderson, fixed_point
-from ldeq.solvers.graphs import Outputs
 
 N = 6
 

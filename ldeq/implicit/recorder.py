@@ -1,7 +1,7 @@
 """Capturing work on a CUDA device once and replaying it, so that its launches cost the host next to nothing.
 
 What is captured reads and writes the same memory at every replay: inputs are copied into place before, outputs out of it
-after. Nothing here knows of solves; `ldeq.implicit_graphs` does.
+after. Nothing here knows of solves; `ldeq.implicit.graphs` does.
 """
 
 from __future__ import annotations

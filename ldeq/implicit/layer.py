@@ -19,24 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import copy_context
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
-from .implicit_graphs import SolveGraphs, under_transform
-from .ops import use_backend
-from .solvers import Injected, Solution, Status, fixed_point
-from .solvers.solution import check_choice
+from ..ops import use_backend
+from ..solvers import Injected, Solution, Status, fixed_point
+from ..solvers.solution import check_choice
+from .adjoint import AdjointSolve, ReplaceGradient, Solver, pull_back_through
+from .graphs import SolveGraphs, under_transform
 
 Cell = Callable[[Tensor, Any], Tensor]
-Solver = Callable[..., Solution]
-PullBack = Callable[[Tensor], Tensor | None]
-"""u to J^T u, each `(B, ...)`; None for zero."""
 
 GRADIENTS = ("implicit", "jfb", "unrolled")
 
@@ -128,9 +124,9 @@ class DEQ(nn.Module):
             if replayed is not None:
                 return replayed
         z, sol, adjoint = self._solve(z0, x, max_iter)
-        return (z if adjoint is None else _ReplaceGradient.apply(z, adjoint, sol)), sol
+        return (z if adjoint is None else ReplaceGradient.apply(z, adjoint, sol)), sol
 
-    def _solve(self, z0: Tensor, x: Any, max_iter: int | None) -> tuple[Tensor, Solution, _AdjointSolve | None]:
+    def _solve(self, z0: Tensor, x: Any, max_iter: int | None) -> tuple[Tensor, Solution, AdjointSolve | None]:
         """The solve without a graph, and the evaluations after it. An adjoint solve must then replace the gradient of z."""
         with torch.no_grad():
             sol = self._iterate(z0, x, max_iter)
@@ -146,12 +142,12 @@ class DEQ(nn.Module):
             z_star = sol.value.detach()
             z, pull_back = torch.func.vjp(lambda z: self.cell(z, x), z_star)  # type: ignore[misc]
             with _plain_under_transform():
-                return z, sol, _AdjointSolve(z_star, lambda u: pull_back(u)[0], self.backward_solver)
+                return z, sol, AdjointSolve(z_star, lambda u: pull_back(u)[0], self.backward_solver)
         z_star = sol.value.detach().requires_grad_()
         z = self.cell(z_star, x)
         if not z.requires_grad:  # a cell that ignores its state, and nothing else to differentiate
             return z, sol, None
-        return z, sol, _AdjointSolve(z_star, partial(_pull_back, get_gradient_edge(z), z_star), self.backward_solver)
+        return z, sol, AdjointSolve(z_star, partial(pull_back_through, get_gradient_edge(z), z_star), self.backward_solver)
 
     def _iterate(self, z0: Tensor, x: Any, max_iter: int | None) -> Solution:
         if max_iter == 0:
@@ -169,54 +165,6 @@ def _plain_under_transform() -> AbstractContextManager[object]:
     return use_backend("torch") if under_transform() else nullcontext()
 
 
-class _AdjointSolve:
-    """Solves u = J^T u + dL/dz with the vector-Jacobian product of one recorded evaluation."""
-
-    def __init__(self, z_star: Tensor, pull_back: PullBack, solver: Solver) -> None:
-        self.z_star, self.pull_back, self.solver = z_star, pull_back, solver
-        # Autograd runs a GPU's backward in a thread of its own, where the choice of `use_backend` would be lost.
-        self.context = copy_context()
-
-    def __call__(self, grad: Tensor) -> tuple[Tensor, Solution]:
-        """u `(B, ...)`, and the solution that it came from."""
-        return self.context.copy().run(self._solve, grad)
-
-    def _solve(self, grad: Tensor) -> tuple[Tensor, Solution]:
-        sol = self.solver(_Product(self.z_star, self.pull_back, grad), torch.zeros_like(grad))
-        # A NaN or infinite dL/dz goes on as it is: zeros in its place would hide an overflow from a gradient scaler.
-        lost = (sol.status == Status.NONFINITE) & (sol.iterations == 1)
-        return torch.where(lost.reshape(-1, *[1] * (grad.ndim - 1)), grad, sol.value), sol
-
-
-class _Product:
-    """u -> J^T u + dL/dz, of all samples or of some."""
-
-    def __init__(self, z_star: Tensor, pull_back: PullBack, grad: Tensor, rows: Tensor | None = None) -> None:
-        self.z_star, self.pull_back, self.grad, self.rows = z_star, pull_back, grad, rows
-        self.at_start = rows is None
-
-    def __call__(self, u: Tensor) -> Tensor:
-        if self.at_start:  # J^T 0 = 0: no product needed
-            self.at_start = False
-            return self.grad
-        if self.rows is not None:
-            # What was recorded is one evaluation of the whole batch; other samples than these are given nothing to pull back.
-            u = u.new_zeros(self.z_star.shape).index_copy(0, self.rows, u)
-        product = self.pull_back(u)
-        if product is None:
-            return self.grad
-        return self.grad + (product if self.rows is None else product[self.rows])
-
-    def select(self, rows: Tensor) -> _Product:
-        whole = rows if self.rows is None else self.rows[rows]
-        return _Product(self.z_star, self.pull_back, self.grad[rows], whole)
-
-
-def _pull_back(output: GradientEdge, z_star: Tensor, u: Tensor) -> Tensor | None:
-    """J^T u of the evaluation recorded behind `output`, None where it does not depend on z_star."""
-    return torch.autograd.grad(output, z_star, u, retain_graph=True, allow_unused=True)[0]
-
-
 def _backward_solver(chosen: Solver) -> Solver:
     options = chosen.keywords if isinstance(chosen, partial) else {}
     if options.get("stop") == "motion":
@@ -232,49 +180,3 @@ def _backward_solver(chosen: Solver) -> Solver:
 def _recorded_elsewhere(tensor: Tensor) -> bool:
     """Whether a graph or a compiler is at work that this layer is part of."""
     return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-class _ReplaceGradient(torch.autograd.Function):
-    """Identity forward; backward hands the gradient to an `_AdjointSolve` and passes on its answer."""
-
-    @staticmethod
-    def forward(z: Tensor, adjoint: _AdjointSolve, forward: Solution) -> Tensor:
-        return z.view_as(z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _AdjointSolve, Solution], output: Tensor) -> None:
-        z, ctx.adjoint, ctx.forward_solution = inputs
-        ctx.save_for_backward(z)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        with torch.no_grad():
-            u, solution = ctx.adjoint(grad)
-        ctx.forward_solution.adjoint = replace(solution, value=solution.value.new_empty(0))
-        if torch.is_grad_enabled():  # create_graph=True
-            u = _FirstDerivative.apply(u, *ctx.saved_tensors)
-        return u, None, None
-
-
-class _FirstDerivative(torch.autograd.Function):
-    """Identity on u; an error when differentiated.
-
-    It takes the z that u belongs to as well: whatever a second derivative is asked for lies upstream of that z, so that every
-    way there comes through here. (`once_differentiable` alone is passed by: u has no graph, and autograd then goes on as if u
-    were a constant.)
-    """
-
-    @staticmethod
-    def forward(u: Tensor, z: Tensor) -> Tensor:
-        return u.view_as(u)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        raise RuntimeError(
-            "a second derivative was asked for through DEQ(gradient='implicit'), which has a first one only; use "
-            "gradient='unrolled'"
-        )

@@ -25,9 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
 
-from .ops import current_backend
-from .solvers import SOLVERS, Solution
-from .solvers.graphs import Outputs, Recorder, recorder_for
+from ..ops import current_backend
+from ..solvers import SOLVERS, Solution
+from .recorder import Outputs, Recorder, recorder_for
 
 MAX_GRAPHS = 8
 """Captures that one layer keeps; each holds the memory of a training step of its own."""
