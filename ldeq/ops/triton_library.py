@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,15 +32,10 @@ def missing() -> str | None:
             "torch sees no GPU, and Triton compiles for GPUs alone (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
         )
     try:
-        for name in ("softargmax", "anderson", "fixed_point"):
-            _kernels(name)
+        from . import triton_kernels  # noqa: F401
     except Exception as error:  # a broken or far too old Triton can fail in any way
         return f"the installed triton cannot load the kernels: {(str(error) or repr(error)).splitlines()[0]}"
     return None
-
-
-def _kernels(name: str) -> Any:
-    return import_module(f"ldeq.kernels.{name}")
 
 
 # --- argument checks: one sentence that names the argument, as csrc/check.h -----------------------------------------------
@@ -119,7 +113,9 @@ def _softargmax_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     _check_maps(logits, "logits")
     given = _checked_beta(betas, beta, logits)
-    return _kernels("softargmax").launch_forward(logits, given, eps, (sx, ox, sy, oy), want_heatmap)
+    from .triton_kernels import softargmax
+
+    return softargmax.launch_forward(logits, given, eps, (sx, ox, sy, oy), want_heatmap)
 
 
 def _softargmax_backward(
@@ -133,7 +129,9 @@ def _softargmax_backward(
 
 def _readout_forward(heatmap: Tensor, eps: float, sx: float, ox: float, sy: float, oy: float) -> tuple[Tensor, Tensor, Tensor]:
     _check_maps(heatmap, "heatmap")
-    return _kernels("softargmax").launch_forward(heatmap, None, eps, (sx, ox, sy, oy), False)[1:]
+    from .triton_kernels import softargmax
+
+    return softargmax.launch_forward(heatmap, None, eps, (sx, ox, sy, oy), False)[1:]
 
 
 def _readout_backward(
@@ -152,8 +150,10 @@ def _backward(
     _check(grad_heatmap, "grad_heatmap", maps, maps.dtype, maps.shape, dense=False)
     _check(grad_xy, "grad_xy", maps, torch.float32, (b, k, 2), dense=False)
     _check(grad_std, "grad_std", maps, torch.float32, (b, k), dense=False)
-    grads = (None if g is None else g.contiguous() for g in (grad_heatmap, grad_xy, grad_std))
-    return _kernels("softargmax").launch_backward(*grads, maps, beta, stats, axes)
+    from .triton_kernels import softargmax
+
+    heatmap, xy, std = (None if g is None else g.contiguous() for g in (grad_heatmap, grad_xy, grad_std))
+    return softargmax.launch_backward(heatmap, xy, std, maps, beta, stats, axes)
 
 
 def _anderson_step(
@@ -176,7 +176,9 @@ def _anderson_step(
     half = g_ring.dtype == torch.bfloat16
     _check(g_ring, "g_ring", x, torch.bfloat16 if half else torch.float32, (m, *x.shape))
     _check(gram, "gram", x, torch.float64, (x.shape[0], m, m))
-    _kernels("anderson").launch_step(x, f_ring, leaving, g_ring, gram, numbers, flags, kept, x_next, x_cast, slot, *options)
+    from .triton_kernels import anderson
+
+    anderson.launch_step(x, f_ring, leaving, g_ring, gram, numbers, flags, kept, x_next, x_cast, slot, *options)
 
 
 def _fixed_point_step(
@@ -188,7 +190,9 @@ def _fixed_point_step(
     _check_type(f, "f")
     _check_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, 0)
     _check(f, "f", x, f.dtype, x.shape)
-    _kernels("fixed_point").launch_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, *options)
+    from .triton_kernels import fixed_point
+
+    fixed_point.launch_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, *options)
 
 
 def _best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor) -> Tensor:
@@ -200,7 +204,9 @@ def _best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor)
     _check(flags, "flags", start, torch.int64, (start.shape[0], flags.shape[1]))
     for value in ring:
         _check(value, "ring", start, start.dtype, start.shape)
-    return _kernels("progress").launch_best_so_far(ring, kept, start, flags)
+    from .triton_kernels import progress
+
+    return progress.launch_best_so_far(ring, kept, start, flags)
 
 
 _AXES = "float scale_x, float offset_x, float scale_y, float offset_y"

@@ -148,10 +148,10 @@ def test_which_kernels_run(target):
     names = ("softargmax_forward", "heatmap_readout_forward", "heatmap_readout_backward", "softargmax_backward")
     assert calls.names == [name + target.suffix for name in names]
     if target.backend == "triton":
-        from ldeq.kernels.softargmax import launch_shape
+        from ldeq.ops import triton_kernels
 
         # The table that the launch reads: both ways are among `SHAPES`.
-        assert {launch_shape(h * w)[0] for _, _, h, w in SHAPES} == {True, False}
+        assert {triton_kernels.softargmax.launch_shape(h * w)[0] for _, _, h, w in SHAPES} == {True, False}
 
 
 def test_opcheck(target):
