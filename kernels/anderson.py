@@ -2,8 +2,8 @@
 
 Three launches: `anderson_gram` streams f, x and the history once, writes g and adds up the new row of the Gram matrix by
 tiles; `anderson_solve` adds the tiles in fixed order, decides who goes on and solves for alpha; `anderson_mix` mixes. Nothing
-is read on the host and no float is added atomically: results repeat bit for bit. (The CUDA kernels solve in the last block of
-the first launch. Triton has no way to show that the hand-over between blocks is right, and a launch of its own needs none.)
+is read on the host and no float is added atomically: results repeat bit for bit. csrc/cuda launches three kernels as well,
+`anderson_gram`, `settle` and `anderson_mix`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Operators: one file each, with its formula, its plain-PyTorch reference and its public function."""
+"""Operators: their formulas, their public functions, and the backends that run them."""
 
 from .backends import BackendError, available_backends, current_backend, explain, use_backend
 from .softargmax import Readout, SoftArgmax, heatmap_normalise, heatmap_readout, softargmax

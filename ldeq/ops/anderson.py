@@ -25,7 +25,7 @@ from torch import Tensor
 from . import library, scratch
 from .backends import implementation, register, serves
 
-# Columns of `SolveState.numbers` and of `SolveState.flags` (csrc/cpu/progress.h).
+# Columns of `SolveState.numbers` and of `SolveState.flags` (csrc/layout.h).
 RESIDUAL, NORM, FIRST_NORM, LOWEST, LAST = range(5)
 STATUS, ITERATIONS, ACTIVE, BEST, MIXED = range(5)
 IN_START = -2
