@@ -67,14 +67,14 @@ wheel-check: wheel
 bench: $(VENV)/.installed-dev
 	@for file in benchmarks/test_*.py; do $(BIN)/python -m pytest $$file -s || exit 1; done
 	$(BIN)/python benchmarks/table.py
-	$(BIN)/python docs/update_readme.py
+	$(BIN)/python tools/update_readme.py
 
 bench-gpu: $(VENV)/.installed-dev
 	@$(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
 		|| { echo "bench-gpu: torch sees no CUDA GPU here, nothing was measured" >&2; exit 2; }
 	$(BIN)/python -m pytest benchmarks -s --device cuda
 	$(BIN)/python benchmarks/table.py
-	$(BIN)/python docs/update_readme.py
+	$(BIN)/python tools/update_readme.py
 
 clean:
 	rm -f ldeq/_C.so ldeq/_C_cuda.so ldeq/_build.json

@@ -10,13 +10,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_figures_in_the_readme_are_those_of_the_committed_results() -> None:
-    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "docs" / "update_readme.py")
+    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "tools" / "update_readme.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = (ROOT / "README.md").read_text()
-    assert module.updated(text) == text, "run: python docs/update_readme.py"
+    assert module.updated(text) == text, "run: python tools/update_readme.py"
     assert "small-300w" in module.scores() and "RwR" in module.flicker()
 
 

@@ -1,7 +1,7 @@
 """Keeps what a finished run made: rounds its weights to bf16, scores those, writes weights, card and report.
 
-python docs/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
-python docs/ship_model.py runs/small-300w-motion/step-00003096.safetensors '300w:~/300w#helen-test'
+python tools/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
+python tools/ship_model.py runs/small-300w-motion/step-00003096.safetensors '300w:~/300w#helen-test'
 """
 
 from __future__ import annotations

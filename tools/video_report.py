@@ -3,7 +3,7 @@
     ldeq data make-clips --data 300w:~/300w#helen-test --out ~/clips/tune --part tune --easy 15 --hard 15
     ldeq data make-clips --data 300w:~/300w#helen-test --out ~/clips/tune-quiet --part tune --easy 15 --hard 15 --no-noise
     ldeq data make-clips --data 300w:~/300w#helen-test --out ~/clips/test --part test
-    python docs/video_report.py --clips ~/clips --tracks ~/clips/tracks --tune
+    python tools/video_report.py --clips ~/clips --tracks ~/clips/tracks --tune
 
 Every way of tracking runs once over each part, and its raw tracks are kept (`--tracks`). On the part `tune` every filter is
 tuned and the best pipelines are chosen (`--tune`, else `tuned.json` is read); `tune-quiet`, the same clips without the noise of
@@ -32,11 +32,12 @@ from ldeq.video.evaluation import COLUMNS, VideoTrack, score, track_videos
 from ldeq.video.filters import make_filter
 from ldeq.video.tracking import Tracker, TrackingSettings
 
-OUT = Path(__file__).parent / "results" / "video"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+OUT = RESULTS / "video"
 
 MODEL = "small-68"
 # What small-68 was trained from: photos at rest alone.
-REST = str(Path(__file__).parent / "results" / "small-300w" / "weights.safetensors")
+REST = str(RESULTS / "small-300w" / "weights.safetensors")
 Tracks = Sequence[VideoTrack]
 
 
@@ -262,7 +263,7 @@ def comparisons(table: Mapping[str, Any], best: Mapping[str, str]) -> list[dict[
 
 def markdown(document: Mapping[str, Any]) -> str:
     lines = ["# Flicker on made clips", "", f"Protocol: {document['protocol']}.", ""]
-    lines += ["Written by `docs/video_report.py`. What it means, and what was tried: [findings.md](findings.md).", ""]
+    lines += ["Written by `tools/video_report.py`. What it means, and what was tried: [findings.md](findings.md).", ""]
     lines += ["## Comparisons", "", "Change in percent, easy / hard.", ""]
     lines += ["| | with | without | NME | NMF | NAD(1) | NAD(8) |", "| --- " * 7 + "|"]
     for row in document["comparisons"]:

@@ -6,9 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).parent
-README = DOCS.parent / "README.md"
-sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results"
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import table as benchmarks  # noqa: E402
 
@@ -16,7 +17,7 @@ import table as benchmarks  # noqa: E402
 def scores() -> str:
     """One row a report, under its protocol."""
     lines = []
-    for path in sorted(DOCS.glob("results/*/report.json")):
+    for path in sorted(RESULTS.glob("*/report.json")):
         report = json.loads(path.read_text())
         row = report["subsets"]["full"]
         lines += [
@@ -33,7 +34,7 @@ def scores() -> str:
 
 def flicker() -> str:
     """The comparisons of the video report, flicker and error, easy and hard."""
-    document = json.loads((DOCS / "results" / "video" / "video.json").read_text())
+    document = json.loads((RESULTS / "video" / "video.json").read_text())
     lines = ["| change in %, easy / hard clips | against | flicker (NMF) | NME |", "| --- | --- | --- | --- |"]
     for row in document["comparisons"]:
         nmf, nme = (f"{row['easy'][m]:+.1f} / {row['hard'][m]:+.1f}" for m in ("nmf", "nme"))
