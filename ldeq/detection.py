@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import LdeqError
+
 # From the cascade's square (side h) to the tight box of the landmarks, medians over 222 training photos of HELEN and AFW:
 # centre 0.14 h below (deviation 0.05 h), width 0.86 h, height 0.83 h (deviation 0.10 h).
 LANDMARK_CENTRE_DOWN = 0.14
@@ -26,7 +28,7 @@ Detector = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """An RGB picture `(H, W, 3)` uint8 to the tight landmark boxes of its faces, `(N, 4)`, x1 y1 x2 y2, largest first."""
 
 
-class DetectorError(RuntimeError):
+class DetectorError(LdeqError, RuntimeError):
     """No detector can be used here; the message says what to install or to pass instead."""
 
 

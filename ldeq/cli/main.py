@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,11 +11,7 @@ from typing import Annotated
 import tyro
 
 from .. import __version__
-from ..data import DataError
-from ..detection import DetectorError
-from ..engine import CheckpointError, SettingsError, TrainingError
-from ..ops import BackendError
-from ..video.reading import VideoError
+from ..errors import LdeqError
 from .bench import Bench
 from .data import Data
 from .demo import Demo
@@ -23,7 +21,12 @@ from .predict import Predict
 from .train import Train
 from .video import Video, Webcam
 
-KNOWN_ERRORS = (DataError, DetectorError, CheckpointError, SettingsError, TrainingError, BackendError, VideoError)
+# The exit status after an error that was told in a sentence.
+FAILED = 2
+
+# What a shell reports for a command that SIGINT or SIGPIPE ended.
+INTERRUPTED = 128 + 2
+NO_READER = 128 + 13
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -39,21 +42,52 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command, and ends every error that a user can cause with one sentence.
 
     Args:
         arguments: without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0, or 2 after an error that was explained in a sentence.
+        The exit status: that of the command; 2 after an error, which was told in a sentence; 130 after Ctrl-C; 141 if
+        whoever read the output is gone, as ``head`` is after ten lines.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except LdeqError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return NO_READER
+    except OSError as error:
+        return _failed(_describe(error))
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     if arguments in (["--version"], ["-V"]):
         print(f"ldeq {__version__}")
         return 0
     command = tyro.cli(Command, prog="ldeq", description=__doc__, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-    try:
-        return command.run()
-    except KNOWN_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run()
+
+
+def _failed(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return FAILED
+
+
+def _describe(error: OSError) -> str:
+    """What the system says, with the names of the files instead of its own number."""
+    names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{names}: {what}" if names else f"the system says: {what}"
+
+
+def _discard_output() -> None:
+    """Sends what is still buffered nowhere: the interpreter would fail a second time when it flushes at the end."""
+    with contextlib.suppress(OSError, ValueError):  # a test's output has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

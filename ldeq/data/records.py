@@ -14,11 +14,12 @@ import numpy as np
 
 from ldeq.data.crop import Rect
 from ldeq.data.layouts import Layout
+from ldeq.errors import LdeqError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-class DataError(ValueError):
+class DataError(LdeqError, ValueError):
     """A data set, an annotation or a specification that cannot be used; the message says what to do."""
 
 

@@ -18,10 +18,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from ..errors import LdeqError
+
 FORMAT = 1
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(LdeqError, RuntimeError):
     """A checkpoint cannot be written or read; the message says why and what to do."""
 
 

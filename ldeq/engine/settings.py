@@ -19,12 +19,13 @@ import yaml
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from ..data import Augmentation
+from ..errors import LdeqError
 from ..models import LDEQConfig
 
 PRESETS = {"paper": LDEQConfig.paper, "paper_video": LDEQConfig.paper_video, "small": LDEQConfig.small, "tiny": LDEQConfig.tiny}
 
 
-class SettingsError(ValueError):
+class SettingsError(LdeqError, ValueError):
     """A configuration cannot be used; the message names the key and what is expected."""
 
 

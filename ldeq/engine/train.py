@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ..data import contact_sheet, normalise, write_image
+from ..errors import LdeqError
 from ..models import LDEQ
 from ..models.sequence import WarmStarts
 from . import checkpoint
@@ -48,7 +49,7 @@ from .weights import load_pretrained, save_weights
 MAX_BAD_STEPS = 20
 
 
-class TrainingError(RuntimeError):
+class TrainingError(LdeqError, RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 

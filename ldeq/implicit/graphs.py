@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
 
+from ..errors import LdeqError
 from ..ops import current_backend
 from ..solvers import SOLVERS, Solution
 from .recorder import Outputs, Recorder, recorder_for
@@ -181,7 +182,7 @@ class SolveGraphs:
         return False
 
 
-class CaptureError(Exception):
+class CaptureError(LdeqError):
     """The solve cannot be captured, for the reason given."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from ..errors import LdeqError
 from . import library, triton_library
 
 PREFERENCE = ("cuda", "triton", "cpu", "torch")
@@ -25,7 +26,7 @@ _implementations: dict[str, dict[str, Callable[..., Any]]] = {}
 _choice: ContextVar[str] = ContextVar("ldeq_backend", default="auto")
 
 
-class BackendError(RuntimeError):
+class BackendError(LdeqError, RuntimeError):
     """A backend was asked for by name and cannot run here."""
 
 

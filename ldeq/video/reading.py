@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import LdeqError
+
 # Edit lists hide a few of the frames that a file declares; more than this share of them missing is damage.
 MISSING_SHARE = 0.02
 MISSING_FRAMES = 2
@@ -22,7 +24,7 @@ DEFAULT_RATE = Fraction(25)
 FASTEST = 500
 
 
-class VideoError(ValueError):
+class VideoError(LdeqError, ValueError):
     """A video that cannot be read or written; the message says what to do."""
 
 
