@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LdeqError
+from .files import user_path
 
 # From the cascade's square (side h) to the tight box of the landmarks, medians over 222 training photos of HELEN and AFW:
 # centre 0.14 h below (deviation 0.05 h), width 0.86 h, height 0.83 h (deviation 0.10 h).
@@ -98,7 +99,7 @@ class YuNet:
         Raises:
             DetectorError: if the file is missing or OpenCV cannot read it.
         """
-        path = Path(path).expanduser()
+        path = user_path(path)
         if not path.is_file():
             raise DetectorError(
                 f"there is no YuNet model {path}; get face_detection_yunet_2023mar.onnx from OpenCV's model zoo, or use haar"

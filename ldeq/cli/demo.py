@@ -16,6 +16,7 @@ from ..engine.console import Console
 from ..engine.report import error_curve, worst_faces
 from ..engine.settings import DataSettings, OptimSettings, RunSettings
 from ..engine.weights import save_weights
+from ..files import saved_bytes, write_atomically
 from ..models import LDEQ, LDEQConfig
 from ..solvers import anderson, fixed_point
 
@@ -137,4 +138,4 @@ def _convergence(model: LDEQ, dataset: LandmarkDataset, path: Path, steps: int =
     axes.set(xlabel="cell evaluations", ylabel="relative residual, mean over faces")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_atomically(path, saved_bytes(lambda file: figure.savefig(file, dpi=120, format="png")))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ldeq.data.layouts import IBUG68
 from ldeq.data.records import IMAGE_SUFFIXES, DataError, FaceRecord, FaceSet
+from ldeq.files import user_path
 
 _COMMON = ("helen/testset", "lfpw/testset")
 SPLITS_300W: dict[str, tuple[str, ...]] = {
@@ -48,7 +49,7 @@ def load_300w(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
     """
     if split not in SPLITS_300W:
         raise DataError(f"unknown 300-W split {split!r}: choose one of {', '.join(SPLITS_300W)}.")
-    base = Path(root).expanduser()
+    base = user_path(root)
     if not base.is_dir():
         raise DataError(f"the 300-W folder {base} does not exist: pass the one that holds helen/, lfpw/, afw/, ibug/.")
     folders = SPLITS_300W[split]

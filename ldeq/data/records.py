@@ -15,6 +15,7 @@ import numpy as np
 from ldeq.data.crop import Rect
 from ldeq.data.layouts import Layout
 from ldeq.errors import LdeqError
+from ldeq.files import FileError, user_path, write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -206,7 +207,7 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     Raises:
         DataError: where the file cannot be written or the format is unknown.
     """
-    target = Path(path).expanduser()
+    target = user_path(path)
     try:
         done, data = cv2.imencode(target.suffix or ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
@@ -214,7 +215,6 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     if not done:
         raise DataError(f"cannot write {target}: OpenCV could not encode the picture.")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data.tobytes())
-    except OSError as error:
-        raise DataError(f"cannot write {target}: {error.strerror}.") from error
+        write_atomically(target, data.tobytes())
+    except FileError as error:
+        raise DataError(str(error)) from error

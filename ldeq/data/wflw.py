@@ -10,6 +10,7 @@ import numpy as np
 
 from ldeq.data.layouts import WFLW98
 from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image, write_image
+from ldeq.files import user_path, write_atomically
 
 WFLW_ATTRIBUTES: tuple[str, ...] = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 """The six marks, in the order of columns 200 to 205; each names a subset of the test list."""
@@ -49,7 +50,7 @@ def load_wflw(root: str | os.PathLike[str], split: str = "train", subset: str | 
     wanted = _ALIASES.get(subset, subset) if subset is not None else None
     if wanted is not None and wanted not in WFLW_ATTRIBUTES:
         raise DataError(f"unknown WFLW subset {subset!r}: choose one of {', '.join(WFLW_ATTRIBUTES)}.")
-    base = Path(root).expanduser()
+    base = user_path(root)
     annotations = _find_list(base, split)
     images = base / "WFLW_images"
     if not images.is_dir():
@@ -92,30 +93,26 @@ def write_wflw(
         The list that was written.
 
     Raises:
-        DataError: for an unknown split, another layout, or a folder that cannot be written.
+        DataError: for an unknown split, another layout, or a picture that cannot be written.
+        FileError: if the list cannot be written.
     """
     if split not in ("train", "test"):
         raise DataError(f"unknown WFLW split {split!r}: choose train or test.")
     if faces.layout is not WFLW98:
         raise DataError(f"WFLW holds 98 landmarks and {faces.name} has {faces.layout.count}: choose other faces.")
-    base = Path(root).expanduser()
+    base = user_path(root)
     target = base / "WFLW_annotations" / _LIST_FOLDER / f"list_98pt_rect_attr_{split}.txt"
     lines = []
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (base / "WFLW_images" / split).mkdir(parents=True, exist_ok=True)
-        for index in range(len(faces)):
-            record, name = faces.record(index), f"{split}/{index:06d}.png"
-            write_image(base / "WFLW_images" / name, faces.read(index))
-            corners = record.rect or (*record.points.min(0).tolist(), *record.points.max(0).tolist())
-            marks = " ".join(str(int(record.attributes.get(mark, False))) for mark in WFLW_ATTRIBUTES)
-            numbers = " ".join(f"{value:.6f}" for value in record.points.ravel().tolist())
-            lines.append(f"{numbers} {' '.join(str(round(c)) for c in corners)} {marks} {name}")
-            if progress:
-                progress(index + 1, len(faces))
-        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write the faces to {base}: {error.strerror}.") from error
+    for index in range(len(faces)):
+        record, name = faces.record(index), f"{split}/{index:06d}.png"
+        write_image(base / "WFLW_images" / name, faces.read(index))
+        corners = record.rect or (*record.points.min(0).tolist(), *record.points.max(0).tolist())
+        marks = " ".join(str(int(record.attributes.get(mark, False))) for mark in WFLW_ATTRIBUTES)
+        numbers = " ".join(f"{value:.6f}" for value in record.points.ravel().tolist())
+        lines.append(f"{numbers} {' '.join(str(round(c)) for c in corners)} {marks} {name}")
+        if progress:
+            progress(index + 1, len(faces))
+    write_atomically(target, "\n".join(lines) + "\n")
     return target
 
 
@@ -173,7 +170,7 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
     """
     if split not in HIH_SPLITS:
         raise DataError(f"unknown split {split!r} of the HIH crops: choose one of {', '.join(HIH_SPLITS)}.")
-    base = Path(root).expanduser()
+    base = user_path(root)
     source = base / f"{split}.txt"
     if not source.is_file() or not (base / split).is_dir():
         if not base.is_dir():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ldeq.data.layouts import LAYOUTS, Layout
 from ldeq.data.records import DataError, FaceRecord, ImageError
+from ldeq.files import saved_bytes, user_path, write_atomically
 
 SPLITS_WFLW_V: tuple[str, ...] = ("easy", "hard", "all")
 
@@ -122,7 +123,7 @@ def load_wflw_v(root: str | os.PathLike[str], split: str = "all") -> VideoSet:
     """
     if split not in SPLITS_WFLW_V:
         raise DataError(f"unknown WFLW-V split {split!r}: choose one of {', '.join(SPLITS_WFLW_V)}.")
-    base = Path(root).expanduser()
+    base = user_path(root)
     if not base.is_dir():
         raise DataError(f"the WFLW-V folder {base} does not exist: pass the one with videos, bboxes and landmarks.")
     absent = [name for name in ("videos", "bboxes", "landmarks") if not (base / name).is_dir()]
@@ -244,7 +245,7 @@ def write_wflw_v(
     Raises:
         DataError: where the folder cannot be written.
     """
-    base = Path(root).expanduser()
+    base = user_path(root)
 
     def counted() -> Iterator[NDArray[np.uint8]]:
         for frame in frames:
@@ -255,8 +256,8 @@ def write_wflw_v(
     try:
         for folder in ("videos", "bboxes", "landmarks"):
             (base / folder).mkdir(parents=True, exist_ok=True)
-        np.save(base / "bboxes" / f"{name}.npy", boxes)
-        np.save(base / "landmarks" / f"{name}.npy", points)
+        write_atomically(base / "bboxes" / f"{name}.npy", saved_bytes(lambda file: np.save(file, boxes)))
+        write_atomically(base / "landmarks" / f"{name}.npy", saved_bytes(lambda file: np.save(file, points)))
     except OSError as error:
         raise DataError(f"cannot write the clips to {base}: {error.strerror}.") from error
     write_frames(base / "videos" / f"{name}.mp4", counted(), fps, size)

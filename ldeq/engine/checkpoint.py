@@ -7,9 +7,7 @@ the old file or the new one, whenever the writer dies.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from .. import files
 from ..errors import LdeqError
 
 FORMAT = 1
@@ -45,21 +44,10 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], document: Mappi
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path` by `data`, or leaves it as it was and raises `CheckpointError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
-        raise CheckpointError(
-            f"cannot write {path} ({len(data) / 2**20:.1f} MiB): {what}; whatever was saved before is untouched"
-        ) from error
+        files.write_atomically(path, data)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -124,12 +112,3 @@ def prune(folder: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
     for path in folder.glob(".*.safetensors.*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without it a power cut can undo the rename itself.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

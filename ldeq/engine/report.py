@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .. import metrics
 from ..data import LandmarkDataset, contact_sheet, crop_box, crop_matrix, transform_points, warp, write_image
+from ..files import saved_bytes, write_atomically
 from .evaluate import Evaluation
 
 
@@ -83,7 +84,7 @@ def error_curve(evaluations: dict[str, Evaluation], path: Path) -> None:
     axes.set(xlabel="NME, % of inter-ocular distance", ylabel="images, %", xlim=(0, 10), ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    write_atomically(path, saved_bytes(lambda file: figure.savefig(file, dpi=120, format="png")))
 
 
 def landmark_plot(evaluation: Evaluation, path: Path) -> None:
@@ -95,7 +96,7 @@ def landmark_plot(evaluation: Evaluation, path: Path) -> None:
     errors = evaluation.landmark_errors
     axes.bar(np.arange(len(errors)), errors, width=0.9)
     axes.set(xlabel="landmark", ylabel="error, % of inter-ocular", xlim=(-1, len(errors)))
-    figure.savefig(path, dpi=120)
+    write_atomically(path, saved_bytes(lambda file: figure.savefig(file, dpi=120, format="png")))
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -114,11 +115,10 @@ def write_report(
     evaluation: Evaluation, dataset: LandmarkDataset, folder: Path, subsets: Sequence[str] | None = None
 ) -> list[Path]:
     """Writes ``report.md``, ``report.json``, ``ced.png``, ``landmarks.png`` and ``worst.png``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     names = ("report.md", "report.json", "ced.png", "landmarks.png", "worst.png")
     paths = [folder / name for name in names]
-    paths[0].write_text(f"# {dataset.faces.name}\n\n{markdown_table(evaluation, subsets)}")
-    paths[1].write_text(json.dumps(to_json(evaluation), indent=1) + "\n")
+    write_atomically(paths[0], f"# {dataset.faces.name}\n\n{markdown_table(evaluation, subsets)}")
+    write_atomically(paths[1], json.dumps(to_json(evaluation), indent=1) + "\n")
     error_curve({dataset.faces.name: evaluation}, paths[2])
     landmark_plot(evaluation, paths[3])
     write_image(paths[4], worst_faces(evaluation, dataset))

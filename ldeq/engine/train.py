@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data import contact_sheet, normalise, write_image
 from ..errors import LdeqError
+from ..files import user_path
 from ..models import LDEQ
 from ..models.sequence import WarmStarts
 from . import checkpoint
@@ -79,7 +80,7 @@ class Trainer:
         self.main = self.rank == 0
         self.device = resolve_device(run.device)
         self.console = console or Console(enabled=self.main)
-        self.folder = Path(run.out).expanduser()
+        self.folder = user_path(run.out)
         self.log = RunLog(self.folder / "log.jsonl")
 
         self.data = TrainingData(settings, self.rank, self.world)
@@ -125,7 +126,9 @@ class Trainer:
         self._resume(resume)
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(self.settings), sort_keys=False))
+            checkpoint.write_atomically(
+                self.folder / "config.yaml", yaml.safe_dump(to_mapping(self.settings), sort_keys=False).encode()
+            )
         run = self.settings.run
         result: Evaluation | None = None
         failed_save: CheckpointError | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..data import Layout, get_layout
+from ..files import user_path
 from ..models import LDEQ, LDEQConfig
 from . import checkpoint
 from .checkpoint import CheckpointError
@@ -56,7 +57,7 @@ def find_weights(name: str | Path) -> Path:
     """
     if str(name) in shipped_models():
         return Path(str(resources.files("ldeq").joinpath(SHIPPED, f"{name}.safetensors")))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_file():
         raise CheckpointError(
             f"{str(name)!r} is no shipped model ({', '.join(shipped_models()) or 'none'}) and there is no such file"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..data import SquareBox, crop_matrix, draw_landmarks, normalise, warp
 from ..engine.weights import Pretrained
+from ..files import saved_bytes, write_atomically
 from ..ops import heatmap_readout
 from .drawing import put_text, resize_matrix
 
@@ -72,13 +73,13 @@ def write_animation(path: Path, pictures: list[Picture]) -> None:
     """Writes the pictures of `draw_convergence` as a GIF that repeats.
 
     Raises:
-        OSError: if the file cannot be written.
+        FileError: if the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     frames = [Image.fromarray(p) for p in pictures]
     first, every = LEADING
     times = [first] + [every] * (len(frames) - 2) + [HOLD]
-    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=times[: len(frames)], loop=0)
+    options = {"save_all": True, "append_images": frames[1:], "duration": times[: len(frames)], "loop": 0}
+    write_atomically(path, saved_bytes(lambda file: frames[0].save(file, format="GIF", **options)))
 
 
 def _coloured(z: NDArray[np.float32], size: int, side: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import metrics
 from ..data import DataError, Layout, VideoRecord, VideoSet
+from ..files import saved_bytes, write_atomically
 from .filters import Filter, filter_track
 from .tracking import FaceState, Tracker
 
@@ -239,7 +240,7 @@ def write_report(
     In ``tracks.npz`` an array is named ``PIPELINE/VIDEO/predicted`` or ``/std``.
 
     Raises:
-        DataError: where the folder cannot be written.
+        FileError: if the folder cannot be written.
     """
     paths = [folder / name for name in ("report.md", "report.json", "tracks.npz")]
     table: dict[str, Any] = {
@@ -256,13 +257,9 @@ def write_report(
     for name, pipeline in tracks.items():
         for track in pipeline:
             arrays[f"{name}/{track.name}/predicted"], arrays[f"{name}/{track.name}/std"] = track.predicted, track.std
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text(markdown_table(evaluations), encoding="utf-8")
-        paths[1].write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-        np.savez_compressed(paths[2], **arrays)
-    except OSError as error:
-        raise DataError(f"cannot write the report to {folder}: {error.strerror}.") from error
+    write_atomically(paths[0], markdown_table(evaluations))
+    write_atomically(paths[1], json.dumps(table, indent=1) + "\n")
+    write_atomically(paths[2], saved_bytes(lambda file: np.savez_compressed(file, **arrays)))
     return paths
 
 

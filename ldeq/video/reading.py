@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LdeqError
+from ..files import user_path
 
 # Edit lists hide a few of the frames that a file declares; more than this share of them missing is damage.
 MISSING_SHARE = 0.02
@@ -98,7 +99,7 @@ class VideoReader:
             VideoError: if PyAV or the file is missing, or the file holds no frame that can be decoded.
         """
         self._av = require_av()
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         if not self.path.is_file():
             what = "it is a folder" if self.path.is_dir() else "there is no such file"
             raise VideoError(f"cannot read the video {self.path}: {what}")

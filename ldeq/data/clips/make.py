@@ -13,6 +13,7 @@ import numpy as np
 from ldeq.data.clips.clip import TEXTURES, Clip, movable
 from ldeq.data.records import DataError, Faces
 from ldeq.data.wflw_v import write_wflw_v
+from ldeq.files import user_path, write_atomically
 
 PARTS: tuple[str, ...] = ("tune", "test", "all")
 _TUNE_SHARE = 0.25
@@ -63,9 +64,10 @@ def make_clips(
         ``clips.json``: seed, source photo and settings of every clip.
 
     Raises:
-        DataError: where no photo can be used, the folder holds something, or it cannot be written.
+        DataError: where no photo can be used, the folder holds something, or a clip cannot be written.
+        FileError: if a list cannot be written.
     """
-    base = Path(root).expanduser()
+    base = user_path(root)
     if base.exists() and any(base.iterdir()):
         raise DataError(f"{base} is not empty; choose a new folder.")
     if easy < 0 or hard < 0 or easy + hard == 0:
@@ -107,10 +109,6 @@ def make_clips(
         if progress is not None:
             progress(number + 1, easy + hard)
     about = {"source": faces.name, "layout": faces.layout.name, "seed": seed, "part": part, "clips": clips}
-    try:
-        for difficulty, names in lists.items():
-            (base / f"{difficulty}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        (base / "clips.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write the clips to {base}: {error.strerror}.") from error
-    return base / "clips.json"
+    for difficulty, names in lists.items():
+        write_atomically(base / f"{difficulty}.txt", "".join(f"{name}\n" for name in names))
+    return write_atomically(base / "clips.json", json.dumps(about, indent=1) + "\n")
