@@ -42,8 +42,8 @@ $(VENV)/bin/python:
 
 # torch first and by itself: a range would take a newer build than the one that is tested. No build isolation: the native
 # library is compiled against the torch that is installed.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
-	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77"
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py $(wildcard tools/native_build/*.py) $(NATIVE)
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "setuptools>=77" "ninja>=1.11"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
 	touch $@
 
@@ -77,5 +77,5 @@ bench-gpu: $(VENV)/.installed-dev
 	$(BIN)/python tools/update_readme.py
 
 clean:
-	rm -f ldeq/_C.so ldeq/_C_cuda.so ldeq/_build.json
+	rm -f ldeq/_C.so ldeq/_C_cuda.so ldeq/_build.json compile_commands.json
 	rm -rf $(VENV) build dist *.egg-info demo .mypy_cache .ruff_cache .pytest_cache
