@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -33,8 +35,32 @@ class DetectorError(LdeqError, RuntimeError):
     """No detector can be used here; the message says what to install or to pass instead."""
 
 
-@cache
-def _cascade() -> cv2.CascadeClassifier:
+Native = TypeVar("Native")
+
+
+class OneThreadAtATime(Generic[Native]):
+    """Lends native objects that only one thread may use at a time, such as OpenCV's detectors.
+
+    A cascade that two threads share raises from inside OpenCV, or returns the boxes of another picture. Each call borrows an
+    object of its own instead; there are as many as there were calls at the same time, and they are used again.
+    """
+
+    def __init__(self, make: Callable[[], Native]) -> None:
+        self._make = make
+        self._free: deque[Native] = deque()  # its methods are atomic
+
+    @contextmanager
+    def borrow(self) -> Iterator[Native]:
+        """An object that no other thread uses; after an error it is not lent again."""
+        try:
+            thing = self._free.pop()
+        except IndexError:
+            thing = self._make()
+        yield thing
+        self._free.append(thing)
+
+
+def _make_cascade() -> cv2.CascadeClassifier:
     folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
     path = Path(folder or "") / "haarcascade_frontalface_default.xml"
     if folder is None or not path.is_file():
@@ -44,14 +70,18 @@ def _cascade() -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(str(path))
 
 
+_cascades = OneThreadAtATime(_make_cascade)
+
+
 def detector_name() -> str:
     """What finds faces here, for `ldeq doctor`; raises `DetectorError` if nothing can."""
-    _cascade()
+    with _cascades.borrow():
+        pass
     return f"Haar cascade of OpenCV {cv2.__version__}"
 
 
 def detect_faces(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Tight landmark boxes of the faces in a picture, largest first.
+    """Tight landmark boxes of the faces in a picture, largest first. Several threads may call it at the same time.
 
     Args:
         image: `(H, W, 3)` RGB uint8.
@@ -65,10 +95,11 @@ def detect_faces(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     shrink = min(1.0, SEARCH_SIDE / max(gray.shape))
     if shrink < 1.0:
-        gray = cv2.resize(gray, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-    found = _cascade().detectMultiScale(
-        cv2.equalizeHist(gray), scaleFactor=1.1, minNeighbors=6, minSize=(SMALLEST_FACE, SMALLEST_FACE)
-    )
+        gray = cv2.resize(gray, _shrunk(gray, shrink), interpolation=cv2.INTER_AREA)
+    with _cascades.borrow() as cascade:
+        found = cascade.detectMultiScale(
+            cv2.equalizeHist(gray), scaleFactor=1.1, minNeighbors=6, minSize=(SMALLEST_FACE, SMALLEST_FACE)
+        )
     if len(found) == 0:
         return np.zeros((0, 4))
     squares = np.asarray(found, np.float64) / shrink
@@ -77,6 +108,11 @@ def detect_faces(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     cx, cy = squares[:, 0] + h / 2, squares[:, 1] + h * (0.5 + LANDMARK_CENTRE_DOWN)
     half_w, half_h = h * LANDMARK_WIDTH / 2, h * LANDMARK_HEIGHT / 2
     return np.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), axis=1)
+
+
+def _shrunk(image: NDArray[Any], shrink: float) -> tuple[int, int]:
+    """Width and height of a picture made smaller; a long thin one keeps at least a pixel."""
+    return max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink))
 
 
 # From the eyes' centres and the corners of the mouth to the tight box of the landmarks, medians over the labels of the 1,207
@@ -89,7 +125,10 @@ YUNET_SCORE = 0.7
 
 
 class YuNet:
-    """OpenCV's `FaceDetectorYN` with a model file of the user's: steadier than the cascade, and finds turned faces."""
+    """OpenCV's `FaceDetectorYN` with a model file of the user's: steadier than the cascade, and finds turned faces.
+
+    Several threads may call it at the same time; each call has a network of its own.
+    """
 
     def __init__(self, path: str | Path) -> None:
         """
@@ -104,9 +143,10 @@ class YuNet:
             raise DetectorError(
                 f"there is no YuNet model {path}; get face_detection_yunet_2023mar.onnx from OpenCV's model zoo, or use haar"
             )
+        self._nets = OneThreadAtATime(lambda: cv2.FaceDetectorYN.create(str(path), "", (64, 64), YUNET_SCORE))
         try:
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (64, 64), YUNET_SCORE)
-            self._net.detect(np.zeros((64, 64, 3), np.uint8))  # any ONNX file loads; only YuNet has these outputs
+            with self._nets.borrow() as net:
+                net.detect(np.zeros((64, 64, 3), np.uint8))  # any ONNX file loads; only YuNet has these outputs
         except (cv2.error, AttributeError) as error:
             raise DetectorError(
                 f"OpenCV {cv2.__version__} cannot use {path} as a YuNet model; get face_detection_yunet_2023mar.onnx from "
@@ -118,9 +158,10 @@ class YuNet:
         shrink = min(1.0, SEARCH_SIDE / max(image.shape[:2]))
         picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if shrink < 1.0:
-            picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        self._net.setInputSize((picture.shape[1], picture.shape[0]))
-        found = self._net.detect(picture)[1]
+            picture = cv2.resize(picture, _shrunk(picture, shrink), interpolation=cv2.INTER_AREA)
+        with self._nets.borrow() as net:
+            net.setInputSize((picture.shape[1], picture.shape[0]))
+            found = net.detect(picture)[1]
         if found is None:
             return np.zeros((0, 4))
         # Columns 4..13: right eye, left eye, tip of the nose, corners of the mouth.
@@ -138,12 +179,18 @@ def yunet_boxes(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate((centre - half, centre + half), axis=1)
 
 
-def make_detector(name: str) -> Detector:
-    """A detector by its name: ``"haar"``, or ``"yunet:FILE"`` with the path of a YuNet ONNX file.
+def make_detector(name: str | Detector) -> Detector:
+    """A detector by its name: ``"haar"``, or ``"yunet:FILE"`` with the path of a YuNet ONNX file; a function stays as it is.
 
     Raises:
         DetectorError: for another name, or if the file cannot be used.
     """
+    if callable(name):
+        return name
+    if not isinstance(name, str):
+        raise DetectorError(
+            f"detector must be haar, yunet:FILE, or a function from a picture to boxes, got {type(name).__name__}"
+        )
     kind, _, path = name.partition(":")
     if name == "haar":
         return detect_faces

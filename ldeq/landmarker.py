@@ -13,6 +13,7 @@ from .detection import Detector, detect_faces, make_detector
 from .engine.device import resolve_device
 from .engine.weights import Pretrained, load_pretrained
 from .face import Face
+from .inputs import checked_boxes, checked_picture
 from .video.filters import make_filter
 from .video.stream import PointFilter, Stream
 from .video.tracking import FaceState, Tracker, TrackingSettings
@@ -65,7 +66,7 @@ class Landmarker:
 
         Raises:
             ImageError: if the file cannot be read.
-            ValueError: for a picture or boxes of another shape.
+            InputError: for a picture or boxes of another shape, or boxes far outside the picture.
         """
         pixels = _pixels(image)
         if boxes is not None and cropped:
@@ -75,7 +76,7 @@ class Landmarker:
             side = float(max(height, width))
             squares = [SquareBox.about((width - 1) / 2, (height - 1) / 2, side)]
         else:
-            tight = detect_faces(pixels) if boxes is None else _checked_boxes(boxes)
+            tight = detect_faces(pixels) if boxes is None else checked_boxes(boxes, pixels.shape)
             squares = [crop_box("box", box=b, scale=self.pretrained.crop_scale) for b in tight]
         if not squares:
             return []
@@ -131,9 +132,9 @@ class Landmarker:
         return Stream(
             tracker,
             self.layout,
-            make_detector(detector) if isinstance(detector, str) else detector,
+            make_detector(detector),
             smooth=smooth,
-            boxes=None if boxes is None else _checked_boxes(boxes),
+            boxes=None if boxes is None else checked_boxes(boxes),
             detect_every=detect_every,
             max_faces=max_faces,
             fps=fps,
@@ -143,16 +144,4 @@ class Landmarker:
 def _pixels(image: Image) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         return read_image(image, exif=True)
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image must be a path or an RGB uint8 array (H, W, 3), got {what}")
-    return image
-
-
-def _checked_boxes(boxes: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(boxes, np.float64)
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (N, 4), x1 y1 x2 y2 in pixels, got {array.shape}")
-    if len(array) and not ((array[:, 2] > array[:, 0]) & (array[:, 3] > array[:, 1])).all():
-        raise ValueError("boxes must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-    return array
+    return checked_picture(image, "image must be a path or")

@@ -209,6 +209,14 @@ def reduce_region(image: np.ndarray, x0: int, y0: int, x1: int, y1: int, factor:
     return region, to_region
 
 
+# The longest side that OpenCV's warp takes; a larger picture is cut to what the crop needs first.
+LONGEST_WARPED = 32_766
+
+# A picture is not averaged down below about this many pixels a side. A crop that is many times as large as its picture would
+# otherwise be padded to whole blocks of that size: gigabytes for a picture of a few kilobytes.
+FEWEST_BLOCKS = 8
+
+
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Resample an image through an affine map, black outside it.
 
@@ -226,7 +234,9 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     matrix = np.asarray(matrix, dtype=np.float64)
     determinant = abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
     factor = int(1.0 / math.sqrt(determinant)) if determinant > 0 else 1
-    if factor >= 2:
+    longest = max(image.shape[:2])
+    factor = max(1, min(factor, longest // FEWEST_BLOCKS))
+    if factor >= 2 or longest > LONGEST_WARPED:
         corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], dtype=np.float64) - 0.5
         corners = transform_points(invert(matrix), corners)
         low = np.floor(corners.min(0)).astype(int) - factor

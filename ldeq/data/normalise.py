@@ -25,6 +25,8 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
         raise ValueError(f"normalise takes uint8 images, not {images.dtype}: pass the images as they were loaded.")
     if images.dim() < 3 or images.shape[-3] != 3:
         raise ValueError(f"normalise takes images of shape (..., 3, H, W), not {tuple(images.shape)}.")
-    scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], device=images.device).view(3, 1, 1)
-    offset = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=images.device)
+    # float32 whatever the default dtype is: a process that computes in bfloat16 must not round these.
+    exact = {"dtype": torch.float32, "device": images.device}
+    scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], **exact).view(3, 1, 1)  # type: ignore[arg-type]
+    offset = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], **exact)  # type: ignore[arg-type]
     return torch.addcmul(offset.view(3, 1, 1), images.float(), scale).to(dtype)

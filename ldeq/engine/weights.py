@@ -84,7 +84,8 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
     else:
         config, tensors = LDEQConfig(**document["model"]), groups["model"]
         crop_rule, crop_scale = document["crop"]["rule"], document["crop"]["scale"]
-    model = LDEQ(config)
+    with torch.device("cpu"), torch.random.fork_rng(devices=()):  # whatever the process's defaults; its random numbers stay
+        model = LDEQ(config).float()
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -14,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..data import Layout
 from ..detection import Detector
 from ..face import Face
+from ..inputs import InputError, checked_boxes, checked_picture
 from .cuts import CUT, DOUBT, CutDetector
 from .tracking import Estimate, FaceState, Tracker
 
@@ -31,6 +34,9 @@ SAME_TRACK = 0.6
 
 # Seconds in which a lost face that is found again in its place keeps its number.
 REMEMBERED = 2.0
+
+# A longer step between two frames, in seconds, is more likely a time in another unit than a pause, and is told once.
+LONG_STEP = 2.0
 
 
 class PointFilter(Protocol):
@@ -99,18 +105,18 @@ class Stream:
         Raises:
             ValueError: for an argument out of range.
         """
-        if detect_every < 0 or (max_faces is not None and max_faces < 1) or not fps > 0:
-            raise ValueError(
+        if detect_every < 0 or (max_faces is not None and max_faces < 1) or not 0 < fps < math.inf:
+            raise InputError(
                 f"detect_every must be >= 0, max_faces >= 1 and fps > 0, got {detect_every}, {max_faces} and {fps}"
             )
         self.tracker, self.layout, self.detector, self.smooth = tracker, layout, detector, smooth
         self.detect_every, self.max_faces, self.fps = detect_every, max_faces, fps
-        self._first = None if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
+        self._first = None if boxes is None else checked_boxes(boxes)
         self._cuts = CutDetector()
         self._tracks: list[_Track] = []
         self._lost: list[_Lost] = []
         self._next_id = 0
-        self._time: float | None = None
+        self._clock = _Clock(fps)
         self._searched: int | None = None
         self.frames = 0
 
@@ -125,22 +131,22 @@ class Stream:
 
         Args:
             frame: `(H, W, 3)` RGB uint8.
-            time: of this frame in seconds, for the filters; one step of `fps` after the last one if None.
+            time: of this frame in seconds, for the filters; one step of `fps` after the last one if None. A step of more
+                than `LONG_STEP` seconds gives a warning, once: milliseconds are the usual cause.
 
         Returns:
             One `Face` for each face that is followed, in the order of their numbers.
 
         Raises:
-            ValueError: for a picture of another shape or a time that does not advance.
+            InputError: for a picture of another shape, boxes far outside the first picture, what a detector or a filter of
+                the caller's returned, or a time that is not finite or does not advance. The frame is then left out, and the
+                stream goes on with the next one. A clock that was set back is refused once and followed from there.
         """
-        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise ValueError(f"frame must be an RGB uint8 array (H, W, 3), got {getattr(frame, 'shape', type(frame).__name__)}")
-        dt = 1 / self.fps
-        if time is not None and self._time is not None:
-            dt = time - self._time
-            if not dt > 0:
-                raise ValueError(f"the time of a frame must be after that of the last one, got {time} after {self._time}")
-        self._time = (self._time or 0.0) + dt if time is None else time
+        frame = checked_picture(frame, "frame must be")
+        if self._first is not None:
+            boxes, self._first = self._first, None  # boxes that are refused are refused once
+            self._first = checked_boxes(boxes, frame.shape)
+        dt = self._clock.step(time)
 
         likeness = self._cuts.likeness(frame)
         if likeness < CUT and self.frames:
@@ -173,7 +179,8 @@ class Stream:
         if self._first is not None:
             boxes, refine, self._first = self._first, 0, None
         else:
-            boxes, refine = self.detector(frame), DETECTED_REFINE
+            found_boxes = checked_boxes(self.detector(frame), frame.shape, "what the detector returns")
+            boxes, refine = found_boxes, DETECTED_REFINE
         self.tracker.watch.add("detect", begin)
         found: list[_Track] = []
         for x1, y1, x2, y2 in boxes.tolist():
@@ -197,16 +204,15 @@ class Stream:
         """Takes tracks one frame further, and forgets those that are lost."""
         if not tracks:
             return []
-        assert self._time is not None
         answers = list(zip(tracks, self.tracker.step([frame] * len(tracks), [t.state for t in tracks]), strict=True))
-        self._lost = [lost for lost in self._lost if self._time - lost.time <= REMEMBERED]
+        self._lost = [lost for lost in self._lost if self._clock.now - lost.time <= REMEMBERED]
         for track, estimate in answers:
             if track in self._tracks and estimate.lost:
                 self._tracks.remove(track)
             elif track not in self._tracks and not estimate.lost:
                 self._tracks.append(track)
             if estimate.lost and track.box is not None and track.id is not None:
-                self._lost.append(_Lost(track.id, track.box, estimate.lost, self._time))
+                self._lost.append(_Lost(track.id, track.box, estimate.lost, self._clock.now))
         return answers
 
     def _faces(self, answers: list[tuple[_Track, Estimate]], dt: float) -> list[Face]:
@@ -227,10 +233,75 @@ class Stream:
                 begin = perf_counter()
                 if reset:
                     track.filter.reset()
-                points = track.filter.step(points, estimate.std, dt).astype(np.float32)
+                points = checked_points(track.filter.step(points, estimate.std, dt), points)
                 self.tracker.watch.add("filter", begin)
             faces.append(Face.of(points, estimate.std, self.layout, track.id, reset))
         return faces
+
+
+class _Clock:
+    """The times of the frames of a stream."""
+
+    def __init__(self, fps: float) -> None:
+        self._step = 1 / fps
+        self._last: float | None = None
+        self._refused: float | None = None
+        self._told = False
+
+    @property
+    def now(self) -> float:
+        """Time of the last frame; 0 before the first."""
+        return self._last or 0.0
+
+    def step(self, time: float | None) -> float:
+        """Seconds since the last frame."""
+        if time is None:
+            self._last = self.now + self._step
+            return self._step
+        if not math.isfinite(time):
+            raise InputError(f"the time of a frame must be a finite number of seconds, got {time}; this frame is left out")
+        last, refused, self._refused = self._last, self._refused, None
+        if last is None:
+            self._last = time
+            return self._step
+        if refused is not None and refused < time <= last:
+            last = refused  # the clock was set back, and goes on from there
+        if not time > last:
+            self._refused = time if time < last else refused
+            raise InputError(
+                f"the time of a frame must be after that of the last one, got {time} after {last}; this frame is left out"
+            )
+        self._last = time
+        self._tell_long_step(time - last)
+        return time - last
+
+    def _tell_long_step(self, dt: float) -> None:
+        if dt <= LONG_STEP or self._told:
+            return
+        self._told = True
+        unit, factor = next(
+            (u for u in (("milliseconds", 10**3), ("microseconds", 10**6)) if dt / u[1] <= LONG_STEP), ("nanoseconds", 10**9)
+        )
+        warnings.warn(
+            f"two frames of this stream are {dt:.6g} seconds apart, too far for a filter to help; times are in seconds: if "
+            f"these are {unit}, divide them by {factor:,}",
+            stacklevel=4,
+        )
+
+
+def checked_points(smoothed: object, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a filter made of the points of a face, as float32.
+
+    Raises:
+        InputError: if it is of another shape or not finite.
+    """
+    try:
+        array = np.asarray(smoothed, np.float32)
+    except (TypeError, ValueError):
+        array = np.zeros(0, np.float32)
+    if array.shape != points.shape or not np.isfinite(array).all():
+        raise InputError(f"a filter must return finite points of shape {points.shape}, got {type(smoothed).__name__}")
+    return array
 
 
 def overlap(a: Box, b: Box) -> float:

@@ -264,13 +264,14 @@ class Tracker:
             return []
         begin = time.perf_counter()
         config = self.model.config
-        device = next(self.model.parameters()).device
+        parameter = next(self.model.parameters())
+        device, dtype = parameter.device, parameter.dtype
         views = VIEWS[: self.settings.views]
         matrices = [view_matrix(squares[i], view, config.image_size) for i in chosen for view in views]
         seen = [i for i in chosen for _ in views]
         crops = np.stack([warp(frames[i], m, config.image_size) for i, m in zip(seen, matrices, strict=True)])
         begin = self.watch.add("crop", begin)
-        images = normalise(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2))
+        images = normalise(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2), dtype)
         if states is None:
             z0, budget = None, config.max_iter
             out = self.model(images)
