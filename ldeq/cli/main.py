@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from .. import __version__
+from ..engine.settings import SettingsError
 from ..errors import LdeqError
 from .bench import Bench
 from .data import Data
@@ -27,6 +30,11 @@ FAILED = 2
 # What a shell reports for a command that SIGINT or SIGPIPE ended.
 INTERRUPTED = 128 + 2
 NO_READER = 128 + 13
+
+# An option that is given nothing, as in ``--json=``.
+_EMPTY = re.compile(r"--[\w-]+=")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -51,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: that of the command; 2 after an error, which was told in a sentence; 130 after Ctrl-C; 141 if
         whoever read the output is gone, as ``head`` is after ten lines.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A name that is no UTF-8, or a terminal that knows ASCII alone, must not end a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -71,12 +83,18 @@ def _run(arguments: list[str]) -> int:
     if arguments in (["--version"], ["-V"]):
         print(f"ldeq {__version__}")
         return 0
+    for argument in arguments:
+        if not argument or _EMPTY.fullmatch(argument):
+            raise SettingsError("an argument is empty; is a variable of the shell not set?")
+        if "\0" in argument:
+            raise SettingsError(f"the argument {argument!r} holds a NUL character; remove it")
     command = tyro.cli(Command, prog="ldeq", description=__doc__, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     return command.run()
 
 
 def _failed(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    # A name may hold a line break, or a sequence that a terminal obeys.
+    print(f"error: {_CONTROL.sub(lambda found: repr(found.group())[1:-1], sentence)}", file=sys.stderr)
     return FAILED
 
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import cv2
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
-from ..data import ImageError, crop_box, draw_landmarks, read_image, write_image
+from ..data import ImageError, crop_box, draw_landmarks, write_image
 from ..engine.settings import SettingsError
+from ..engine.weights import find_weights
+from ..errors import LdeqError
 from ..face import Face
+from ..files import is_special, user_path, write_atomically
 from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
+from .outputs import Outputs
+from .pictures import Picture, find_pictures, output_names
+from .signature import is_signed_png, write_signed_png
 
 
 @dataclass
@@ -24,8 +34,8 @@ class Predict:
     Example: ldeq predict face.jpg -o out.jpg --json out.json
     """
 
-    images: tyro.conf.Positional[list[Path]]
-    """Pictures."""
+    images: tyro.conf.Positional[list[str]]
+    """Pictures: files, folders, patterns such as 'photos/*.jpg', http addresses, or - for the standard input."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where the picture with its landmarks goes; a folder for several pictures."""
     json: Path | None = None
@@ -43,45 +53,89 @@ class Predict:
 
     def run(self) -> int:
         boxes = parse_box(self.box)
-        several = len(self.images) > 1
-        if several and self.out and self.out.suffix:
-            raise SettingsError(f"-o {self.out} looks like a file; give a folder for {len(self.images)} pictures")
-        if self.converge and (several or self.converge.suffix.lower() != ".gif"):
-            raise SettingsError(f"--converge takes one picture and the name of a .gif file, got {self.converge}")
+        if boxes and self.cropped:
+            raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
+        pictures = find_pictures(self.images)
+        places = self._places(pictures)
         landmarker = Landmarker.load(self.model, self.device)
         results, failures = [], 0
-        for path in self.images:
+        for picture, drawn in zip(pictures, places, strict=True):
             try:
-                image = read_image(path, exif=True)
-            except ImageError as error:
-                print(f"skipped: {error}", file=sys.stderr)
+                image = picture.read()
+                faces = landmarker(image, boxes, cropped=self.cropped)
+            except LdeqError as error:
+                print(f"skipped: {error if isinstance(error, ImageError) else f'{picture.name}: {error}'}", file=sys.stderr)
                 failures += 1
                 continue
-            original = image
-            faces = landmarker(image, boxes, cropped=self.cropped)
-            results.append({"image": str(path), "faces": [_record(face) for face in faces]})
-            print(f"{path}: {len(faces)} {'face' if len(faces) == 1 else 'faces'}")
+            results.append({"image": picture.name, "faces": [_record(face) for face in faces]})
+            print(f"{picture.name}: {len(faces)} {'face' if len(faces) == 1 else 'faces'}")
             if not faces:
                 print("  none found; give a box with --box x1,y1,x2,y2, or --cropped for a face crop", file=sys.stderr)
-            if self.out:
-                for face in faces:
-                    image = draw_landmarks(image, face.points, face.layout)
-                target = self.out / f"{path.stem}.png" if several or not self.out.suffix else self.out
-                write_image(target, image)
-                print(f"  wrote {target}")
+            if drawn:
+                self._draw(drawn, image, faces)
             if self.converge and faces:
                 square = crop_box("landmarks", points=faces[0].points, scale=landmarker.pretrained.crop_scale)
-                write_animation(self.converge, draw_convergence(landmarker.pretrained, original, square))
+                write_animation(self.converge, draw_convergence(landmarker.pretrained, image, square))
                 print(f"  wrote {self.converge}")
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
             document = {"model": self.model, "layout": landmarker.layout.name, "images": results}
-            self.json.write_text(json.dumps(document, indent=1) + "\n")
+            write_atomically(self.json, json.dumps(document, indent=1) + "\n")
             print(f"wrote {self.json}")
         if not (self.out or self.json or self.converge):
             for result in results:
                 print(json.dumps(result))
         return 2 if failures else 0
+
+    def _places(self, pictures: list[Picture]) -> list[Path | None]:
+        """Where each picture is drawn, after a check of everything that will be written."""
+        several = len(pictures) > 1
+        if self.converge and (several or self.converge.suffix.lower() != ".gif"):
+            raise SettingsError(f"--converge takes one picture and the name of a .gif file, got {self.converge}")
+        outputs = Outputs()
+        for picture in pictures:
+            if picture.path is not None:
+                outputs.protect(picture.path, f"the picture {picture.path} itself")
+        outputs.protect(find_weights(self.model), "the file of the model")
+        places: list[Path | None] = [None] * len(pictures)
+        if self.out:
+            places = self._drawings(outputs, pictures, self.out)
+        if self.json:
+            outputs.file("--json", self.json)
+        if self.converge:
+            outputs.file("--converge", self.converge)
+        return places
+
+    def _drawings(self, outputs: Outputs, pictures: list[Picture], path: Path) -> list[Path | None]:
+        out, several = user_path(path), len(pictures) > 1
+        if several and out.suffix and not out.is_dir():
+            raise SettingsError(f"-o {out} looks like a file; give a folder for {len(pictures)} pictures")
+        if not several and not out.is_dir() and (out.suffix or out.exists()):
+            if not is_special(out) and not _can_be_encoded(out):
+                raise SettingsError(f"-o {out} has a suffix that names no picture; choose a name that ends in .png or .jpg")
+            return [outputs.file("-o", out)]
+        names = output_names(pictures, ".png")
+        folder = outputs.folder("-o", out, names)
+        for name in names:
+            # The user did not choose these names, so only a file of this command's own is replaced.
+            if (folder / name).exists() and not is_signed_png(folder / name):
+                raise SettingsError(f"{folder / name} exists, and ldeq did not make it; choose another folder with -o")
+        return [folder / name for name in names]
+
+    def _draw(self, target: Path, image: NDArray[np.uint8], faces: list[Face]) -> None:
+        for face in faces:
+            image = draw_landmarks(image, face.points, face.layout)
+        if target.suffix.lower() == ".png":
+            write_signed_png(target, image)
+        else:
+            write_image(target, image)
+        print(f"  wrote {target}")
+
+
+def _can_be_encoded(path: Path) -> bool:
+    try:
+        return cv2.haveImageWriter(f"x{path.suffix}")
+    except cv2.error:
+        return False
 
 
 def parse_box(text: str | None) -> list[list[float]] | None:
@@ -95,7 +149,9 @@ def parse_box(text: str | None) -> list[list[float]] | None:
     try:
         x1, y1, x2, y2 = (float(v) for v in text.split(","))
     except ValueError:
-        raise SettingsError(f"--box takes four numbers, x1,y1,x2,y2, got {text!r}") from None
+        raise SettingsError(f"--box takes four numbers, x1,y1,x2,y2, got {text[:80]!r}") from None
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise SettingsError(f"--box takes four finite numbers, x1,y1,x2,y2 in pixels, got {text!r}")
     if not (x1 < x2 and y1 < y2):
         raise SettingsError(f"--box takes x1,y1,x2,y2 with x1 < x2 and y1 < y2, got {text!r}")
     return [[x1, y1, x2, y2]]

@@ -13,25 +13,7 @@ import yaml
 
 from ldeq import __version__
 from ldeq.cli import main
-from ldeq.data import load_wflw, open_faces, write_image
-from ldeq.engine.settings import TrainSettings
-from ldeq.engine.weights import save_weights
-from ldeq.models import LDEQ, LDEQConfig
-
-
-@pytest.fixture
-def face(tmp_path: Path) -> Path:
-    path = tmp_path / "face.png"
-    write_image(path, open_faces("synthetic:1#seed=5,size=256").read(0))
-    return path
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    settings = TrainSettings(model=LDEQConfig.tiny(landmarks=98, image_size=32, width=16, depth=1, groups=4))
-    path = tmp_path / "w.safetensors"
-    save_weights(path, LDEQ(settings.model), open_faces("synthetic:1").layout, settings)
-    return path
+from ldeq.data import load_wflw, open_faces
 
 
 def test_the_installed_program_starts_from_any_folder(tmp_path: Path) -> None:
