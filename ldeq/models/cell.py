@@ -5,7 +5,11 @@ computed at a lower resolution is. For 1x1 convolutions, whose kernels are the h
 
 $$ W [z, x] + b = W_z z + (W_x x + b), \quad W [\mathrm{up}(v), s] + b = \mathrm{up}(W_v v) + (W_s s + b), $$
 
-with up the nearest upsampling. Neither concatenation is ever made.
+with up the nearest upsampling. Neither concatenation is made.
+
+That form reads the weights of the modules and does not call the modules. It is used only if nobody could see the difference
+(`Cell.is_plain`). A cell that somebody has changed (LoRA or quantisation wrappers, parametrisations, forward hooks,
+`fully_shard`) calls each of its modules, as the published cell does.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ class Stem(nn.Module):
         super().__init__()
 
         def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-            return nn.Sequential(*_layers(inputs, outputs, kernel, stride, nn.BatchNorm2d(outputs)))
+            # In place: training then keeps one tensor less of every block.
+            return nn.Sequential(*_layers(inputs, outputs, kernel, stride, nn.BatchNorm2d(outputs), inplace=True))
 
         self.layers = nn.Sequential(
             block(3, width // 4, 7, stride=2),
@@ -85,7 +90,8 @@ class Block(nn.Sequential):
     """Convolution with bias -> LeakyReLU -> GroupNorm, in that order; "same" padding."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, groups: int) -> None:
-        super().__init__(*_layers(inputs, outputs, kernel, 1, nn.GroupNorm(groups, outputs)))
+        # Not in place: a full backward hook on the convolution could not be called.
+        super().__init__(*_layers(inputs, outputs, kernel, 1, nn.GroupNorm(groups, outputs), inplace=False))
 
     def weights(self, dtype: torch.dtype, layout: torch.memory_format) -> BlockWeights:
         conv, norm = cast(nn.Conv2d, self[0]), cast(nn.GroupNorm, self[2])
@@ -94,11 +100,12 @@ class Block(nn.Sequential):
             conv.weight.to(dtype, memory_format=layout), bias.to(dtype), norm.weight.to(dtype), norm.bias.to(dtype)
         )
 
-    def forward(self, v: Tensor, weights: BlockWeights) -> Tensor:  # type: ignore[override]
+    def evaluate(self, v: Tensor, weights: BlockWeights) -> Tensor:
+        """`forward` with given weights; the modules are not called."""
         return self.finish(F.conv2d(v, weights.kernel, weights.bias, padding=weights.kernel.shape[-1] // 2), weights)
 
     def finish(self, v: Tensor, weights: BlockWeights) -> Tensor:
-        """Activation and norm of a convolution's output, which is overwritten: backward needs what came of it alone."""
+        """Activation and norm of a convolution's output. It is overwritten: backward needs only what came of it."""
         norm = cast(nn.GroupNorm, self[2])
         v = F.leaky_relu(v, SLOPE, inplace=True)
         return F.group_norm(v, norm.num_groups, weights.scale, weights.shift, norm.eps)
@@ -129,14 +136,22 @@ class HourglassLevel(nn.Module):
             residual=self.residual.weights(dtype, layout),
         )
 
-    def forward(self, v: Tensor, weights: LevelWeights) -> Tensor:
+    def evaluate(self, v: Tensor, weights: LevelWeights) -> Tensor:
+        """`forward` with given weights; the modules are not called."""
         w = weights
-        skip = self.skip(v, w.skip)
-        low = self.up(self.inner(self.down(F.avg_pool2d(skip, 2), w.down), w.inner), w.up)
+        skip = self.skip.evaluate(v, w.skip)
+        down = self.down.evaluate(F.avg_pool2d(skip, 2), w.down)
+        low = self.up.evaluate(self.inner.evaluate(down, w.inner), w.up)  # type: ignore[arg-type]
         mixed = F.conv2d(skip, w.fuse.kernel, w.fuse.bias)
         mixed += F.interpolate(F.conv2d(low, w.fuse_low), scale_factor=2.0, mode="nearest")
         v = self.fuse.finish(mixed, w.fuse)
-        return v + self.residual(v, w.residual)
+        return v + self.residual.evaluate(v, w.residual)
+
+    def forward(self, v: Tensor) -> Tensor:
+        skip = self.skip(v)
+        low = self.up(self.inner(self.down(F.avg_pool2d(skip, 2))))
+        v = self.fuse(torch.cat((F.interpolate(low, scale_factor=2.0, mode="nearest"), skip), dim=1))
+        return v + self.residual(v)
 
 
 class Cell(nn.Module):
@@ -168,15 +183,26 @@ class Cell(nn.Module):
         nn.init.xavier_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def prepare(self, x: Tensor) -> Injection:
+    @property
+    def is_plain(self) -> bool:
+        """Whether every module of the cell is as it was made, so that reading its weights is the same as calling it."""
+        return all(map(_is_untouched, self.modules()))
+
+    def prepare(self, x: Tensor) -> Tensor | Injection:
         """The injection's part of every evaluation, and the weights as evaluations take them: cast and split.
 
-        Made where autograd records, it carries the gradients of x and of the weights, and may be shared by the solve without
-        a graph and the tracked evaluation after it. It is that of the weights and the autocast of the moment.
+        If autograd records, the result carries the gradients of x and of the weights. The solve without a graph and the
+        tracked evaluation after it may share it. It holds the weights and the autocast dtype of the moment.
 
         Args:
             x: `(B, width, h, h)`, the stem's features.
+
+        Returns:
+            the `Injection`; x itself if the cell is not plain (`is_plain`).
         """
+        return self._inject(x) if self.is_plain else x
+
+    def _inject(self, x: Tensor) -> Injection:
         dtype = x.dtype
         if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -193,17 +219,28 @@ class Cell(nn.Module):
 
     def logits(self, z: Tensor, x: Tensor | Injection) -> Tensor:
         """The head's output h `(B, K, h, h)`, contiguous, before the heatmap normalisation."""
-        term, mix, hourglass = x if isinstance(x, Injection) else self.prepare(x)
+        if not isinstance(x, Injection):
+            x = self.prepare(x)
+        if isinstance(x, Tensor):
+            return self._call_modules(z, x)
+        term, mix, hourglass = x
         # Everything is cast already, and autocast would do it again for norms (float32 on CUDA).
         with _no_autocast(z):
             v = F.conv2d(z.to(term.dtype, memory_format=_layout_of(term)), mix.kernel)
             v += term
-            features = self.hourglass(self.mix.finish(v, mix), hourglass)
+            features = self.hourglass.evaluate(self.mix.finish(v, mix), hourglass)  # type: ignore[arg-type]
             # The head runs in the state's precision under autocast and in a half-precision model, too: bf16 logits are off by
             # up to 0.4 % of themselves, and the exponential turns that into an error of the heatmap that no solver can iterate
             # away.
             head = self.head
             return F.conv2d(features.to(z.dtype), head.weight.to(z.dtype), head.bias.to(z.dtype)).contiguous()  # type: ignore[union-attr]
+
+    def _call_modules(self, z: Tensor, x: Tensor) -> Tensor:
+        features = self.hourglass(self.mix(torch.cat((z.to(x.dtype), x), dim=1)))
+        # In the weights' precision, whatever autocast says, for the reason above. A wrapper may hold integers as well.
+        dtype = next((p.dtype for p in self.head.parameters() if p.is_floating_point()), z.dtype)
+        with _no_autocast(z):
+            return self.head(features.to(dtype)).to(z.dtype).contiguous()
 
     def forward(self, z: Tensor, x: Tensor | Injection) -> Tensor:
         """
@@ -214,12 +251,38 @@ class Cell(nn.Module):
         return heatmap_normalise(self.logits(z, x), self.beta)
 
 
-def _layers(inputs: int, outputs: int, kernel: int, stride: int, norm: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+def of_samples(x: Tensor | Injection, rows: Tensor) -> Tensor | Injection:
+    """What `Cell.prepare` returned, of the samples `rows` `(n,)` int64 alone."""
+    return x.select(rows) if isinstance(x, Injection) else x.index_select(0, rows)
+
+
+_OWN_TYPES = frozenset((Cell, HourglassLevel, Block, nn.Conv2d, nn.LeakyReLU, nn.GroupNorm))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether a module of the cell has its own type, no hooks, no `forward` of an instance, and plain parameters.
+
+    A parametrisation and `fully_shard` change the type, a LoRA or quantisation wrapper is another type, tensors that are
+    quantised or sharded are no plain parameters, and `torch.nn.utils.prune` works by a hook. Parameters may be plain tensors:
+    `torch.func.functional_call` puts such in their place.
+    """
+    own = module.__dict__
+    return (
+        type(module) in _OWN_TYPES
+        and not any(own[hooks] for hooks in _HOOKS)
+        and "forward" not in own
+        and all(p is not None and type(p) in (nn.Parameter, Tensor) for p in own["_parameters"].values())
+    )
+
+
+def _layers(
+    inputs: int, outputs: int, kernel: int, stride: int, norm: nn.Module, inplace: bool
+) -> tuple[nn.Module, nn.Module, nn.Module]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
     nn.init.xavier_normal_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    # In place: training then keeps one tensor less of every block.
-    return conv, nn.LeakyReLU(SLOPE, inplace=True), norm
+    return conv, nn.LeakyReLU(SLOPE, inplace=inplace), norm
 
 
 def _layout(x: Tensor, dtype: torch.dtype, recording: bool) -> torch.memory_format:

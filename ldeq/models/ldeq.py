@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..implicit import DEQ
 from ..ops import heatmap_readout
 from ..solvers import SOLVERS, Solution
-from .cell import Cell, Stem
+from .cell import Cell, Injection, Stem
 from .config import LDEQConfig
 
 
@@ -142,6 +142,13 @@ class LDEQ(nn.Module):
             return forward, torch.full_like(forward, steps)
         return forward, solution.adjoint.iterations if solution.adjoint else torch.zeros_like(forward)
 
+    def prepare(self, features: Tensor) -> Tensor | Injection:
+        """The stem's features `(B, width, h, h)` as the cell takes them: prepared for a whole solve, if the cell can do that.
+
+        A wrapper around the cell (`DistributedDataParallel`) cannot, and gets the features as they are.
+        """
+        return self.cell.prepare(features) if hasattr(self.cell, "prepare") else features
+
     @property
     def _state_dtype(self) -> torch.dtype:
         return torch.promote_types(next(self.parameters()).dtype, torch.float32)
@@ -170,7 +177,7 @@ class LDEQ(nn.Module):
             z0 = z0.to(self._state_dtype)
         if max_iter is not None and max_iter < (0 if c.final_evaluation else 1):
             raise ValueError(f"max_iter must be >= {0 if c.final_evaluation else 1}, got {max_iter}")
-        z, solution = self.deq(z0, self.cell.prepare(self.stem(images)), max_iter)
+        z, solution = self.deq(z0, self.prepare(self.stem(images)), max_iter)
         xy, std = heatmap_readout(z, coords="unit", eps=c.eps)
         return LDEQOutput(xy, std, z, solution)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..ops import heatmap_readout
 from ..solvers import Solution
+from .cell import of_samples
 from .ldeq import LDEQ
 
 
@@ -43,12 +44,12 @@ class WarmStarts(nn.Module):
         model, (batch, frames) = self.model, images.shape[:2]
         # Frame by frame, so that the rows of one frame lie together.
         features = model.stem(images.transpose(0, 1).flatten(0, 1))
-        injection = model.cell.prepare(features)
+        injection = model.prepare(features)
         rows = torch.arange(batch * frames, device=images.device).view(frames, batch)
-        z, solution = model.deq(model.initial_state(batch), injection.select(rows[0]))
+        z, solution = model.deq(model.initial_state(batch), of_samples(injection, rows[0]))
         states = [z]
         for t in range(1, frames):
-            z = model.cell(z, injection.select(rows[t]))
+            z = model.cell(z, of_samples(injection, rows[t]))
             states.append(z)
         xy = heatmap_readout(torch.cat(states), coords="unit", eps=model.config.eps).xy
         return SequenceOutput(xy.view(frames, batch, -1, 2).transpose(0, 1), solution)
