@@ -125,19 +125,19 @@ struct MapGradients {
 
 // The arguments that both steps share.
 struct StepTensors {
-  const Tensor &x, &numbers, &flags, &kept;
-  const std::optional<Tensor>&leaving, &x_next, &x_cast;
+  const Tensor &x, &measurements, &flags, &saved_best;
+  const std::optional<Tensor>&evicted, &x_next, &x_cast;
 };
 
 inline void check_step(const Place& place, const StepTensors& t, ScalarType state, int64_t m) {
   const int64_t batch = t.x.size(0), dim = t.x.size(1);
   const ScalarType work = accumulator(state);
   check(place, t.x, "x", work, {batch, dim});
-  check(place, t.numbers, "numbers", ScalarType::Double, {batch, kNumbers});
+  check(place, t.measurements, "measurements", ScalarType::Double, {batch, kMeasurements});
   check(place, t.flags, "flags", ScalarType::Long, {batch, kFlags + m});
-  type_of(t.kept, "kept");
-  check(place, t.kept, "kept", t.kept.scalar_type(), {batch, dim});
-  if (t.leaving) check(place, *t.leaving, "leaving", t.kept.scalar_type(), {batch, dim});
+  type_of(t.saved_best, "saved_best");
+  check(place, t.saved_best, "saved_best", t.saved_best.scalar_type(), {batch, dim});
+  if (t.evicted) check(place, *t.evicted, "evicted", t.saved_best.scalar_type(), {batch, dim});
   if (t.x_next) check(place, *t.x_next, "x_next", work, {batch, dim});
   if (t.x_cast) check(place, *t.x_cast, "x_cast", state, {batch, dim});
 }
@@ -173,14 +173,14 @@ inline Place check_fixed_point(const StepTensors& t, const Tensor& f, int64_t sl
   return place;
 }
 
-inline Place check_best(const std::vector<Tensor>& ring, const Tensor& kept, const Tensor& start, const Tensor& flags, DeviceType type) {
+inline Place check_best(const std::vector<Tensor>& ring, const Tensor& saved_best, const Tensor& start, const Tensor& flags, DeviceType type) {
   const Place place(start, "start", type);
   STD_TORCH_CHECK(start.dim() == 2 && flags.dim() == 2 && flags.size(1) >= kFlags, "start and flags must have two dimensions");
   STD_TORCH_CHECK(ring.size() <= kMaxHistory, "ring must have at most 16 entries, got ", ring.size());
   const int64_t batch = start.size(0), dim = start.size(1);
   type_of(start, "start");
   check(place, start, "start", start.scalar_type(), {batch, dim});
-  check(place, kept, "kept", start.scalar_type(), {batch, dim});
+  check(place, saved_best, "saved_best", start.scalar_type(), {batch, dim});
   check(place, flags, "flags", ScalarType::Long, {batch, flags.size(1)});
   for (const Tensor& value : ring) check(place, value, "ring", start.scalar_type(), {batch, dim});
   return place;

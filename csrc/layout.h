@@ -14,15 +14,16 @@ constexpr int kMaxHistory = 16;
 // variances, in pixels. The last column is 0.
 enum Stat : int { kPeak, kTies, kTotal, kMass, kMeanX, kMeanY, kVariance, kStats = 8 };
 
-// Columns of `numbers` `(B, kNumbers)`, float64, and of `flags` `(B, kFlags + m)`, int64; see `SolveState` in ldeq/ops/anderson.py.
-enum Number : int { kResidual, kNorm, kFirstNorm, kLowest, kLast, kNumbers };
+// Columns of `measurements` `(B, kMeasurements)`, float64, and of `flags` `(B, kFlags + m)`, int64. ldeq/ops/layout.py
+// says what they hold; a test compares the names.
+enum Measurement : int { kResidual, kNorm, kFirstNorm, kLowest, kLast, kMeasurements };
 enum Flag : int { kStatus, kIterations, kActive, kBest, kMixed, kFlags };
 enum Status : int64_t { kMaxIter, kConverged, kDiverged, kNonfinite };
 
-// Where the best value of a sample is: a slot of the ring (>= 0), the kept copy, or still the start.
-constexpr int64_t kInKept = -1, kInStart = -2;
+// Where the best value of a sample is: a slot of the ring (>= 0), the saved copy, or still the start.
+constexpr int64_t kInSaved = -1, kInStart = -2;
 
-// The constants of ldeq/solvers, which say where they come from.
+// The constants of ldeq/ops/solve_step, which says where they come from.
 constexpr double kDivergenceFactor = 1e8;
 constexpr double kRestartFactor = 10, kMaxWeightNorm = 1e4;
 constexpr double kPivotFloor = 1e-7, kVanished = 1e-20;

@@ -4,7 +4,7 @@
 // f and writes x. The ring of f is a list of references to what f returned, so nothing is copied into it. Samples go through
 // both passes in groups, small enough for the second to find the newest f in a cache.
 
-#include "progress.h"
+#include "sample_state.h"
 #include "weights.h"
 
 namespace ldeq::cpu {
@@ -23,11 +23,11 @@ struct Step {
   std::vector<const void*> f;
   void* g;
   double* gram;
-  double* numbers;
+  double* measurements;
   int64_t* flags;
   void* x_next;  // null: norms only
   void* x_cast;
-  Leaving leaving;
+  Evicted evicted;
 
   int64_t* flags_of(int64_t b) const { return flags + b * (kFlags + m); }
   int64_t count(int64_t tile) const { return std::min(kTile, dim - tile * kTile); }
@@ -49,7 +49,7 @@ int others(const Step& s, const int64_t* flags, int* slots) {
 }
 
 // Pass 1 over samples [first, last), then the sums of their tiles in a fixed order: `sums` has kMaxHistory + 3 per sample.
-void pass_one(const Step& s, int64_t first, int64_t last, double* sums) {
+void measure_states(const Step& s, int64_t first, int64_t last, double* sums) {
   constexpr int kSums = kMaxHistory + 3;
   std::vector<double> partial((last - first) * s.tiles * kSums);
   parallel_for(0, (last - first) * s.tiles, grain(s.dim, kTile), [&](int64_t begin, int64_t end) {
@@ -68,7 +68,7 @@ void pass_one(const Step& s, int64_t first, int64_t last, double* sums) {
       t.g = s.x_next ? s.g_at(s.slot, from) : nullptr;
       for (int k = 0; k < t.n; ++k) t.others[k] = s.g_at(slots[k], from);
       t.sums = partial.data() + i * kSums;
-      kernels().residual(t);
+      kernels().measure(t);
     }
   });
   for (int64_t i = 0; i < last - first; ++i)
@@ -80,19 +80,19 @@ void pass_one(const Step& s, int64_t first, int64_t last, double* sums) {
 }
 
 // The Gram row, the safeguards and the weights of one sample that goes on.
-Mixture weigh(const Step& s, int64_t b, const double* sums, double norm) {
+Mixture mixture_of(const Step& s, int64_t b, const double* sums, double norm) {
   int64_t* flags = s.flags_of(b);
   int64_t* valid = flags + kFlags;
-  double* numbers = s.numbers + b * kNumbers;
+  double* measurements = s.measurements + b * kMeasurements;
   double* gram = s.gram + b * s.m * s.m;
   int slots[kMaxHistory];
   const int older = others(s, flags, slots);
   gram[s.slot * s.m + s.slot] = sums[2];
   for (int k = 0; k < older; ++k) gram[s.slot * s.m + slots[k]] = gram[slots[k] * s.m + s.slot] = sums[3 + k];
   if (s.safeguards) {
-    const bool grown = flags[kMixed] && norm > kRestartFactor * numbers[kLowest];
+    const bool grown = flags[kMixed] && norm > kRestartFactor * measurements[kLowest];
     if (grown) std::fill(valid, valid + s.m, 0);
-    numbers[kLowest] = grown ? norm : std::min(norm, numbers[kLowest]);
+    measurements[kLowest] = grown ? norm : std::min(norm, measurements[kLowest]);
   }
   valid[s.slot] = 1;
   Mixture mix;
@@ -114,7 +114,7 @@ Mixture weigh(const Step& s, int64_t b, const double* sums, double norm) {
 }
 
 // Pass 2 over samples [first, last): the next x where a sample goes on, the same x where it has stopped.
-void pass_two(const Step& s, int64_t first, int64_t last, const Mixture* mixtures) {
+void mix_states(const Step& s, int64_t first, int64_t last, const Mixture* mixtures) {
   parallel_for(0, (last - first) * s.tiles, grain(s.dim, kTile), [&](int64_t begin, int64_t end) {
     // Backwards: what pass 1 touched last is in the cache still.
     for (int64_t i = end - 1; i >= begin; --i) {
@@ -131,7 +131,7 @@ void pass_two(const Step& s, int64_t first, int64_t last, const Mixture* mixture
         double unused[2];
         t.x = at(s.x, from, s.work);
         t.sums = unused;
-        kernels().relax(t);
+        kernels().move(t);
         continue;
       }
       t.n = mix.n;
@@ -155,25 +155,25 @@ void run(Step& s) {
     std::vector<double> sums((last - first) * kSums);
     std::vector<Measured> measured(last - first);
     std::vector<Mixture> mixtures(last - first);
-    pass_one(s, first, last, sums.data());
+    measure_states(s, first, last, sums.data());
     for (int64_t b = first; b < last; ++b)
       measured[b - first] = measure(s.state, sums[(b - first) * kSums], sums[(b - first) * kSums + 1], s.stop.relative);
     const bool together = s.stop.batch && batch_converged(s.state, measured, s.stop);
     for (int64_t b = first; b < last; ++b) {
-      record(b, s.numbers + b * kNumbers, s.flags_of(b), measured[b - first], s.slot, together, s.stop, s.leaving);
+      decide(b, s.measurements + b * kMeasurements, s.flags_of(b), measured[b - first], s.slot, together, s.stop, s.evicted);
       if (s.x_next && s.flags_of(b)[kActive])
-        mixtures[b - first] = weigh(s, b, sums.data() + (b - first) * kSums, measured[b - first].norm);
+        mixtures[b - first] = mixture_of(s, b, sums.data() + (b - first) * kSums, measured[b - first].norm);
     }
-    s.leaving.copy();
-    if (s.x_next) pass_two(s, first, last, mixtures.data());
+    s.evicted.copy();
+    if (s.x_next) mix_states(s, first, last, mixtures.data());
   }
 }
 
-void anderson_step(const Tensor& x, std::vector<Tensor> f_ring, std::optional<Tensor> leaving, const Tensor& g_ring,
-                   const Tensor& gram, const Tensor& numbers, const Tensor& flags, const Tensor& kept,
+void anderson_step(const Tensor& x, std::vector<Tensor> f_ring, std::optional<Tensor> evicted, const Tensor& g_ring,
+                   const Tensor& gram, const Tensor& measurements, const Tensor& flags, const Tensor& saved_best,
                    std::optional<Tensor> x_next, std::optional<Tensor> x_cast, int64_t slot, double beta, double ridge, double tol,
                    bool relative, bool batch_stop, bool safeguards) {
-  check_anderson({x, numbers, flags, kept, leaving, x_next, x_cast}, f_ring, g_ring, gram, slot, DeviceType::CPU);
+  check_anderson({x, measurements, flags, saved_best, evicted, x_next, x_cast}, f_ring, g_ring, gram, slot, DeviceType::CPU);
   const int64_t batch = x.size(0), dim = x.size(1), m = g_ring.size(0), n = (int64_t)f_ring.size();
   Step s{};
   s.state = type_of(f_ring[0], "f_ring");
@@ -193,16 +193,16 @@ void anderson_step(const Tensor& x, std::vector<Tensor> f_ring, std::optional<Te
   s.x = x.const_data_ptr();
   s.g = g_ring.mutable_data_ptr();
   s.gram = static_cast<double*>(gram.mutable_data_ptr());
-  s.numbers = static_cast<double*>(numbers.mutable_data_ptr());
+  s.measurements = static_cast<double*>(measurements.mutable_data_ptr());
   s.flags = static_cast<int64_t*>(flags.mutable_data_ptr());
   s.x_next = mutable_pointer(x_next);
   s.x_cast = s.x_next ? mutable_pointer(x_cast) : nullptr;
-  s.leaving = leaving_of(leaving, kept);
+  s.evicted = evicted_of(evicted, saved_best);
   run(s);
 }
 
-Tensor best_so_far(std::vector<Tensor> ring, const Tensor& kept, const Tensor& start, const Tensor& flags) {
-  check_best(ring, kept, start, flags, DeviceType::CPU);
+Tensor best_so_far(std::vector<Tensor> ring, const Tensor& saved_best, const Tensor& start, const Tensor& flags) {
+  check_best(ring, saved_best, start, flags, DeviceType::CPU);
   const int64_t batch = start.size(0), dim = start.size(1);
   const int64_t bytes = dim * bytes_of(type_of(start, "start"));
   const int64_t* f = static_cast<const int64_t*>(flags.const_data_ptr());
@@ -212,7 +212,7 @@ Tensor best_so_far(std::vector<Tensor> ring, const Tensor& kept, const Tensor& s
   char* to = static_cast<char*>(out.mutable_data_ptr());
   copy_rows(batch, bytes, [&](int64_t b) {
     const int64_t best = f[b * flags.size(1) + kBest];
-    const Tensor& from = best >= 0 ? ring[best] : best == kInKept ? kept : start;
+    const Tensor& from = best >= 0 ? ring[best] : best == kInSaved ? saved_best : start;
     return std::pair<char*, const char*>(to + b * bytes, static_cast<const char*>(from.const_data_ptr()) + b * bytes);
   });
   return out;

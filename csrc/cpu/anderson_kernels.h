@@ -1,4 +1,4 @@
-// The passes of an Anderson step over one tile of one sample. The formulas are those of ldeq/solvers/anderson.py.
+// The passes of an Anderson step over one tile of one sample. The formulas are those of ldeq/ops/solve_step/step.py.
 #pragma once
 
 #include "simd.h"
@@ -39,7 +39,7 @@ LDEQ_INLINE void dots(const void* const* others, int64_t start, const typename T
 
 // Pass 1: g = f - x, its store, its products with the older g, and the norms of f and g.
 template <typename State, typename G>
-static void residual_of(const Tile& t) {
+static void measure_of(const Tile& t) {
   using W = Work<State>;
   using Vec = typename Traits<State>::Vec;
   constexpr int64_t L = Traits<State>::lanes;
@@ -164,7 +164,7 @@ static void mix_of(const Tile& t) {
 
 // Fixed-point step: the norms, and x + beta (f - x), from one reading. Without f, x_next is x.
 template <typename State>
-static void relax_of(const Tile& t) {
+static void move_of(const Tile& t) {
   using W = Work<State>;
   using Vec = typename Traits<State>::Vec;
   constexpr int64_t L = Traits<State>::lanes;
@@ -189,13 +189,13 @@ static void relax_of(const Tile& t) {
   }
 }
 
-static void residual(const Tile& t) {
+static void measure(const Tile& t) {
   const bool half = t.history == Type::bf16;
   switch (t.state) {
-    case Type::f32: return half ? residual_of<float, Bf16>(t) : residual_of<float, float>(t);
-    case Type::f64: return residual_of<double, double>(t);
-    case Type::bf16: return half ? residual_of<Bf16, Bf16>(t) : residual_of<Bf16, float>(t);
-    case Type::f16: return half ? residual_of<Fp16, Bf16>(t) : residual_of<Fp16, float>(t);
+    case Type::f32: return half ? measure_of<float, Bf16>(t) : measure_of<float, float>(t);
+    case Type::f64: return measure_of<double, double>(t);
+    case Type::bf16: return half ? measure_of<Bf16, Bf16>(t) : measure_of<Bf16, float>(t);
+    case Type::f16: return half ? measure_of<Fp16, Bf16>(t) : measure_of<Fp16, float>(t);
   }
 }
 
@@ -209,12 +209,12 @@ static void mix(const Tile& t) {
   }
 }
 
-static void relax(const Tile& t) {
+static void move(const Tile& t) {
   switch (t.state) {
-    case Type::f32: return relax_of<float>(t);
-    case Type::f64: return relax_of<double>(t);
-    case Type::bf16: return relax_of<Bf16>(t);
-    case Type::f16: return relax_of<Fp16>(t);
+    case Type::f32: return move_of<float>(t);
+    case Type::f64: return move_of<double>(t);
+    case Type::bf16: return move_of<Bf16>(t);
+    case Type::f16: return move_of<Fp16>(t);
   }
 }
 

@@ -10,6 +10,6 @@ namespace ldeq::cpu::LDEQ_ISA {
 #define LDEQ_NAME(name) LDEQ_QUOTE(name)
 
 extern const Kernels table;
-const Kernels table = {LDEQ_NAME(LDEQ_ISA), softargmax_forward, softargmax_backward, residual, mix, relax};
+const Kernels table = {LDEQ_NAME(LDEQ_ISA), softargmax_forward, softargmax_backward, measure, mix, move};
 
 }  // namespace ldeq::cpu::LDEQ_ISA

@@ -65,9 +65,9 @@ struct Kernels {
   const char* name;
   void (*softargmax_forward)(const MapsForward&, int64_t begin, int64_t end, void* scratch);
   void (*softargmax_backward)(const MapsBackward&, int64_t begin, int64_t end, void* scratch);
-  void (*residual)(const Tile&);
+  void (*measure)(const Tile&);
   void (*mix)(const Tile&);
-  void (*relax)(const Tile&);  // fixed-point step: x_next = x + beta g and the norms, in one pass
+  void (*move)(const Tile&);  // fixed-point step: x_next = x + beta g and the norms, in one pass
 };
 
 // Bytes of scratch that a call of a softargmax kernel needs.

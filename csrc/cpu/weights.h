@@ -1,4 +1,4 @@
-// The n x n system of one sample: `mixing_weights` of ldeq/solvers/anderson.py.
+// The n x n system of one sample: `mixing_weights` of ldeq/ops/solve_step/mixing.py.
 #pragma once
 
 #include <algorithm>

@@ -1,12 +1,12 @@
-// One step of Anderson mixing: two passes over the states, and `settle` between them. The formulas are those of
-// ldeq/solvers/anderson.py, the bytes those of ldeq/ops/anderson.py.
+// One step of Anderson mixing: two passes over the states, and `decide` between them. The formulas are those of
+// ldeq/solvers/anderson.py, the bytes those of ldeq/ops/solve_step/step.py.
 //
 // Pass 1 streams a tile of f, x and the older g, writes g, and adds up the new row of the Gram matrix. Pass 2 mixes. Nothing waits
 // for the host. Floats are never added atomically, and tiles depend on the state's size alone: results repeat bit for bit, in any
 // batch.
 #pragma once
 
-#include "settle.cuh"
+#include "decide.cuh"
 
 namespace ldeq {
 
@@ -15,8 +15,8 @@ namespace ldeq {
 template <typename F, typename G>
 struct AndersonStep {
   using A = Accumulate<F>;
-  Settle<A> settle;
-  Leaving leaving;
+  Decision<A> decision;
+  Evicted evicted;
   const F* f[kMaxHistory];  // (batch, size) each
   const F* f_new;           // f[slot]
   G* g_new;                 // g[slot]
@@ -50,21 +50,21 @@ __device__ __forceinline__ void load_rows(P* const (&list)[kMaxHistory], uint32_
 
 // kN bounds n, so that sums and loads have registers of their own.
 template <typename F, typename G, int kN, int kVec>
-__global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_gram(const AndersonStep<F, G> p) {
+__global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_measure(const AndersonStep<F, G> p) {
   using A = Accumulate<F>;
   constexpr int kSums = kN + kGramColumns;
   using Shared = WarpSums<A, kStepThreads, kSums>;
   LDEQ_SHARED(Shared, shared);
-  const Progress& progress = p.settle.progress;
-  const int64_t sample = blockIdx.x / p.settle.tiles;
-  const int tile = blockIdx.x % p.settle.tiles;
-  const int64_t* const flags = progress.flags_of(sample);
-  if (flags[kActive] == 0 && !progress.whole_batch) return;
-  const bool mixes = p.settle.n > 0;
+  const SampleState& samples = p.decision.samples;
+  const int64_t sample = blockIdx.x / p.decision.tiles;
+  const int tile = blockIdx.x % p.decision.tiles;
+  const int64_t* const flags = samples.flags_of(sample);
+  if (flags[kActive] == 0 && !samples.batch_stop) return;
+  const bool mixes = p.decision.n > 0;
   uint32_t older = 0;
 #pragma unroll
   for (int k = 0; k < kN; ++k) {
-    if (k < p.settle.n && k != progress.slot && flags[kFlags + k] != 0) older |= 1u << k;
+    if (k < p.decision.n && k != samples.slot && flags[kFlags + k] != 0) older |= 1u << k;
   }
   A sums[kSums];
 #pragma unroll
@@ -102,8 +102,8 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_gr
     // Last: the compiler moves no read before a write.
     if (mixes) store<kVec>(p.g_new + at, g);
   }
-  A* const partials = p.settle.partials + sample * p.settle.columns * p.settle.tiles + tile;
-  sum_columns<kStepThreads>(sums, shared.at, partials, p.settle.columns, p.settle.tiles);
+  A* const partials = p.decision.partials + sample * p.decision.columns * p.decision.tiles + tile;
+  sum_columns<kStepThreads>(sums, shared.at, partials, p.decision.columns, p.decision.tiles);
 }
 
 template <typename A, int kN, int kCount, int kVec>
@@ -118,13 +118,13 @@ __device__ __forceinline__ void add_rows(const A (&alpha)[kN], int start, const 
 template <typename F, typename G, int kN, int kVec>
 __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 4 : 2) anderson_mix(const AndersonStep<F, G> p) {
   using A = Accumulate<F>;
-  const int64_t sample = blockIdx.x / p.settle.tiles;
-  const int tile = blockIdx.x % p.settle.tiles;
-  const bool active = p.settle.progress.active(sample);
-  if (p.leaving.from != nullptr && (p.settle.todo[sample] & kKeep) != 0) {
+  const int64_t sample = blockIdx.x / p.decision.tiles;
+  const int tile = blockIdx.x % p.decision.tiles;
+  const bool active = p.decision.samples.active(sample);
+  if (p.evicted.from != nullptr && (p.decision.todo[sample] & kSaveBest) != 0) {
     const int64_t start = int64_t{tile} * kTile<kVec>;
     const int64_t end = start + kTile<kVec> < p.size ? start + kTile<kVec> : p.size;
-    keep<kStepThreads>(p.leaving, sample * p.size + start, sample * p.size + end);
+    save_best<kStepThreads>(p.evicted, sample * p.size + start, sample * p.size + end);
   }
   if (p.x_next == nullptr) return;
   A alpha[kN];
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 4 : 2) anderson_mi
   uint32_t counts = 0;
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
-    alpha[i] = active && i < p.n ? p.settle.alpha[sample * kMaxHistory + i] : A(0);
+    alpha[i] = active && i < p.n ? p.decision.alpha[sample * kMaxHistory + i] : A(0);
     if (alpha[i] != A(0)) counts |= 1u << i;
   }
 

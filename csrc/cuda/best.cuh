@@ -10,7 +10,7 @@ namespace ldeq {
 template <typename W>
 struct BestSoFar {
   const W* ring[kMaxHistory];  // (batch, size) each
-  const W *kept, *start;
+  const W *saved_best, *start;
   W* out;
   const int64_t* flags;  // (batch, columns)
   int64_t size;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kBestThreads, 1) gather_best(const BestSoFar<W
   const int64_t sample = blockIdx.x / p.tiles;
   const int64_t best = p.flags[sample * p.columns + kBest];
   // A slot beyond the ring is the caller's mistake, which nothing here can report.
-  const W* const from = best >= 0 && best < p.n ? pick(p.ring, static_cast<int>(best)) : best == kInKept ? p.kept : p.start;
+  const W* const from = best >= 0 && best < p.n ? pick(p.ring, static_cast<int>(best)) : best == kInSaved ? p.saved_best : p.start;
   const int64_t start = int64_t{blockIdx.x % p.tiles} * kBestTile;
   for (int64_t i = start + threadIdx.x; i < start + kBestTile && i < p.size; i += kBestThreads) {
     p.out[sample * p.size + i] = from[sample * p.size + i];

@@ -1,16 +1,16 @@
-// One step of x <- x + beta (f - x): next iterate and norms in one pass, then `settle`, then what samples that have just stopped or
-// left their best value need, which is nothing for most. See ldeq/solvers/fixed_point.py.
+// One step of x <- x + beta (f - x): the next x and the norms in one pass, then `decide`, then `fixed_point_undo` for samples that
+// have just stopped or whose best value is evicted; for most there is nothing to do. See ldeq/solvers/fixed_point.py.
 #pragma once
 
-#include "settle.cuh"
+#include "decide.cuh"
 
 namespace ldeq {
 
 template <typename F>
 struct FixedPointStep {
   using A = Accumulate<F>;
-  Settle<A> settle;
-  Leaving leaving;
+  Decision<A> decision;
+  Evicted evicted;
   const F* f;      // (batch, size), what the cell returned
   const A* x;
   A* x_next;       // not x; null after the last evaluation: norms only
@@ -26,14 +26,14 @@ template <int kVec>
 constexpr int kFixedPointTile = kFixedPointThreads * kFixedPointRounds * kVec;
 
 template <typename F, int kVec>
-__global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_move(const FixedPointStep<F> p) {
+__global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_measure(const FixedPointStep<F> p) {
   using A = Accumulate<F>;
   using Shared = WarpSums<A, kFixedPointThreads, kNormColumns>;
   LDEQ_SHARED(Shared, shared);
-  const int64_t sample = blockIdx.x / p.settle.tiles;
-  const int tile = blockIdx.x % p.settle.tiles;
-  const bool active = p.settle.progress.active(sample);
-  const bool measured = active || p.settle.progress.whole_batch;
+  const int64_t sample = blockIdx.x / p.decision.tiles;
+  const int tile = blockIdx.x % p.decision.tiles;
+  const bool active = p.decision.samples.active(sample);
+  const bool measured = active || p.decision.samples.batch_stop;
   if (!measured && p.x_next == nullptr) return;
   A sums[kNormColumns] = {0, 0};
   // All rounds are asked for before the first is used.
@@ -65,21 +65,21 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_move(const 
     if (p.x_cast != nullptr) store<kVec>(p.x_cast + row + first, x[round]);
   }
   if (!measured) return;
-  A* const partials = p.settle.partials + sample * kNormColumns * p.settle.tiles + tile;
-  sum_columns<kFixedPointThreads>(sums, shared.at, partials, kNormColumns, p.settle.tiles);
+  A* const partials = p.decision.partials + sample * kNormColumns * p.decision.tiles + tile;
+  sum_columns<kFixedPointThreads>(sums, shared.at, partials, kNormColumns, p.decision.tiles);
 }
 
-// Whether a step was good is known only after it was taken: samples that stop go back, best values that leave are kept.
+// Whether a step was good is known only after it was taken: samples that stop go back, and evicted best values are saved.
 template <typename F, int kVec>
-__global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_repair(const FixedPointStep<F> p) {
+__global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_undo(const FixedPointStep<F> p) {
   using A = Accumulate<F>;
-  const int64_t sample = blockIdx.x / p.settle.tiles;
-  const int todo = p.settle.todo[sample];
+  const int64_t sample = blockIdx.x / p.decision.tiles;
+  const int todo = p.decision.todo[sample];
   if (todo == kNothing) return;
-  const int64_t start = int64_t{blockIdx.x % p.settle.tiles} * kFixedPointTile<kVec>;
+  const int64_t start = int64_t{blockIdx.x % p.decision.tiles} * kFixedPointTile<kVec>;
   const int64_t end = start + kFixedPointTile<kVec> < p.size ? start + kFixedPointTile<kVec> : p.size;
-  if ((todo & kKeep) != 0 && p.leaving.from != nullptr) keep<kFixedPointThreads>(p.leaving, sample * p.size + start, sample * p.size + end);
-  if ((todo & kStay) == 0 || p.x_next == nullptr) return;
+  if ((todo & kSaveBest) != 0 && p.evicted.from != nullptr) save_best<kFixedPointThreads>(p.evicted, sample * p.size + start, sample * p.size + end);
+  if ((todo & kUndo) == 0 || p.x_next == nullptr) return;
 #pragma unroll 4
   for (int64_t i = sample * p.size + start + threadIdx.x; i < sample * p.size + end; i += kFixedPointThreads) {
     const A x = p.x[i];

@@ -1,7 +1,7 @@
 #include "solver_launch.cuh"
 
 namespace ldeq {
-LDEQ_SETTLE(, float)
+LDEQ_DECIDE(, float)
 LDEQ_ANDERSON(, float, float)
 LDEQ_ANDERSON(, float, __nv_bfloat16)
 LDEQ_FIXED_POINT(, float)

@@ -33,7 +33,7 @@ bool is_wide(const FixedPointStep<F>& p) {
   return rows_are_wide<kStepVec<F>>(p.size, p.f, p.x, p.x_next, p.x_cast);
 }
 
-// Tiles of a state: what `partials` is sized by, and what `launch_step` takes as settled.
+// Tiles of a state: what `partials` is sized by, and what `launch_step` takes as decided.
 template <typename F, typename G>
 int64_t step_tiles(const AndersonStep<F, G>& p) {
   return tiles_of(p.size, is_wide(p) ? kTile<kStepVec<F>> : kTile<1>);
@@ -45,17 +45,17 @@ int64_t step_tiles(const FixedPointStep<F>& p) {
 }
 
 template <typename A>
-void launch_settle(const Settle<A>& p, Stream stream) {
-  LDEQ_LAUNCH(settle<A>, static_cast<unsigned>(p.progress.batch), kSettleThreads, stream, p);
+void launch_decide(const Decision<A>& p, Stream stream) {
+  LDEQ_LAUNCH(decide<A>, static_cast<unsigned>(p.samples.batch), kDecideThreads, stream, p);
 }
 
 template <typename F, typename G, int kN, int kVec>
 void launch_anderson(const AndersonStep<F, G>& p, Stream stream) {
-  const auto grid = static_cast<unsigned>(p.settle.progress.batch * p.settle.tiles);
-  LDEQ_LAUNCH((anderson_gram<F, G, kN, kVec>), grid, kStepThreads, stream, p);
-  launch_settle(p.settle, stream);
-  // After the last evaluation there is nothing to mix, but a best value may leave.
-  if (p.x_next != nullptr || p.leaving.from != nullptr) LDEQ_LAUNCH((anderson_mix<F, G, kN, kVec>), grid, kStepThreads, stream, p);
+  const auto grid = static_cast<unsigned>(p.decision.samples.batch * p.decision.tiles);
+  LDEQ_LAUNCH((anderson_measure<F, G, kN, kVec>), grid, kStepThreads, stream, p);
+  launch_decide(p.decision, stream);
+  // After the last evaluation there is nothing to mix, but a best value may be evicted.
+  if (p.x_next != nullptr || p.evicted.from != nullptr) LDEQ_LAUNCH((anderson_mix<F, G, kN, kVec>), grid, kStepThreads, stream, p);
 }
 
 template <typename F, typename G>
@@ -72,10 +72,10 @@ void launch_step(const AndersonStep<F, G>& p, Stream stream) {
 
 template <typename F, int kVec>
 void launch_fixed_point(const FixedPointStep<F>& p, Stream stream) {
-  const auto grid = static_cast<unsigned>(p.settle.progress.batch * p.settle.tiles);
-  LDEQ_LAUNCH((fixed_point_move<F, kVec>), grid, kFixedPointThreads, stream, p);
-  launch_settle(p.settle, stream);
-  if (p.x_next != nullptr || p.leaving.from != nullptr) LDEQ_LAUNCH((fixed_point_repair<F, kVec>), grid, kFixedPointThreads, stream, p);
+  const auto grid = static_cast<unsigned>(p.decision.samples.batch * p.decision.tiles);
+  LDEQ_LAUNCH((fixed_point_measure<F, kVec>), grid, kFixedPointThreads, stream, p);
+  launch_decide(p.decision, stream);
+  if (p.x_next != nullptr || p.evicted.from != nullptr) LDEQ_LAUNCH((fixed_point_undo<F, kVec>), grid, kFixedPointThreads, stream, p);
 }
 
 template <typename F>
@@ -88,15 +88,15 @@ void launch_gather_best(const BestSoFar<W>& p, int64_t batch, Stream stream) {
   LDEQ_LAUNCH(gather_best<W>, static_cast<unsigned>(batch * p.tiles), kBestThreads, stream, p);
 }
 
-// Compiled in solver_<type>.cu: a file a type, which compile side by side. `settle` is common to the types of one arithmetic, and
+// Compiled in solver_<type>.cu: a file a type, which compile side by side. `decide` is common to the types of one arithmetic, and
 // values are gathered by words.
-#define LDEQ_SETTLE(prefix, A) prefix template void launch_settle<A>(const Settle<A>&, Stream);
+#define LDEQ_DECIDE(prefix, A) prefix template void launch_decide<A>(const Decision<A>&, Stream);
 #define LDEQ_ANDERSON(prefix, F, G) prefix template void launch_step<F, G>(const AndersonStep<F, G>&, Stream);
 #define LDEQ_FIXED_POINT(prefix, F) prefix template void launch_step<F>(const FixedPointStep<F>&, Stream);
 #define LDEQ_GATHER(prefix, W) prefix template void launch_gather_best<W>(const BestSoFar<W>&, int64_t, Stream);
 
-LDEQ_SETTLE(extern, float)
-LDEQ_SETTLE(extern, double)
+LDEQ_DECIDE(extern, float)
+LDEQ_DECIDE(extern, double)
 LDEQ_ANDERSON(extern, float, float)
 LDEQ_ANDERSON(extern, float, __nv_bfloat16)
 LDEQ_ANDERSON(extern, double, double)

@@ -1,6 +1,6 @@
-"""Operators: their formulas, their public functions, and the backends that run them."""
+"""Operators: `softargmax` and `solve_step`, each a folder with its formula, its reference in plain PyTorch and its backends."""
 
-from .backends import BackendError, available_backends, current_backend, explain, use_backend
+from .dispatch import BackendError, available_backends, current_backend, explain, use_backend
 from .softargmax import Readout, SoftArgmax, heatmap_normalise, heatmap_readout, softargmax
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Loads the native libraries, built from csrc/ by setup.py, once, and knows why not where it cannot.
 
-`_C` holds the schemas of all operators and the CPU kernels, `_C_cuda` the CUDA kernels: without the first the second is of no
-use. Nothing here starts CUDA: a process that imports ldeq may still fork.
+`_C` implements the operators of `ldeq.ops.schemas` on the CPU, `_C_cuda` on CUDA. Nothing here starts CUDA: a process that
+imports ldeq may still fork.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from . import schemas  # noqa: F401  (the operators must be defined before a library implements them)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -43,11 +45,9 @@ def build_report() -> dict[str, str]:
     return {str(k): str(v) for k, v in report.items()} if isinstance(report, dict) else {}
 
 
-def _load_cuda(cpu_missing: str | None) -> str | None:
+def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
-    if cpu_missing is not None:
-        return f"the operators' schemas are in the CPU library: {cpu_missing}"
     return _load("_C_cuda.so") or unsupported(build_report(), driver_version(), gpu_capabilities())
 
 
@@ -128,9 +128,9 @@ def _capabilities(nvml: Any) -> list[tuple[int, int]] | None:
 
 
 MISSING: str | None = _load("_C.so")
-"""Why the CPU library, and with it every operator's schema, is missing; None where it is there."""
+"""Why the CPU library is missing; None if it is there."""
 
-CUDA_MISSING: str | None = _load_cuda(MISSING)
+CUDA_MISSING: str | None = _load_cuda()
 """Why the CUDA kernels cannot run here; None where they can."""
 
 

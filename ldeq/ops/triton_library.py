@@ -1,4 +1,4 @@
-"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: schemas and checks as in csrc, launches in kernels/.
+"""The operators on Triton kernels, `torch.ops.ldeq.<name>_triton`: checks as in csrc/check.h, launches in kernels/.
 
 Triton is imported when a kernel is first needed, and is no requirement: torch's CUDA builds bring their own.
 """
@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import schemas
+from .layout import FLAGS, MEASUREMENTS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -81,10 +84,10 @@ def _checked_beta(betas: Tensor | None, beta: float, logits: Tensor) -> Tensor |
 def _check_step(
     x: Tensor,
     f: Tensor,
-    leaving: Tensor | None,
-    numbers: Tensor,
+    evicted: Tensor | None,
+    measurements: Tensor,
     flags: Tensor,
-    kept: Tensor,
+    saved_best: Tensor,
     x_next: Tensor | None,
     x_cast: Tensor | None,
     m: int,
@@ -93,11 +96,11 @@ def _check_step(
         raise RuntimeError(f"x must have shape (B, D), got {tuple(x.shape)}")
     batch, shape = x.shape[0], x.shape
     _check(x, "x", x, torch.float32, shape)
-    _check(numbers, "numbers", x, torch.float64, (batch, 5))
-    _check(flags, "flags", x, torch.int64, (batch, 5 + m))
-    _check_type(kept, "kept")
-    _check(kept, "kept", x, kept.dtype, shape)
-    _check(leaving, "leaving", x, kept.dtype, shape)
+    _check(measurements, "measurements", x, torch.float64, (batch, MEASUREMENTS))
+    _check(flags, "flags", x, torch.int64, (batch, FLAGS + m))
+    _check_type(saved_best, "saved_best")
+    _check(saved_best, "saved_best", x, saved_best.dtype, shape)
+    _check(evicted, "evicted", x, saved_best.dtype, shape)
     _check(x_next, "x_next", x, torch.float32, shape)
     _check(x_cast, "x_cast", x, f.dtype, shape)
 
@@ -157,8 +160,8 @@ def _backward(
 
 
 def _anderson_step(
-    x: Tensor, f_ring: list[Tensor], leaving: Tensor | None, g_ring: Tensor, gram: Tensor, numbers: Tensor, flags: Tensor,
-    kept: Tensor, x_next: Tensor | None, x_cast: Tensor | None, slot: int, *options: Any,
+    x: Tensor, f_ring: list[Tensor], evicted: Tensor | None, g_ring: Tensor, gram: Tensor, measurements: Tensor, flags: Tensor,
+    saved_best: Tensor, x_next: Tensor | None, x_cast: Tensor | None, slot: int, *options: Any,
 ) -> None:  # fmt: skip
     if g_ring.ndim != 3:
         raise RuntimeError(f"g_ring must have shape (m, B, D), got {tuple(g_ring.shape)}")
@@ -170,7 +173,7 @@ def _anderson_step(
     if not 0 <= slot < n:
         raise RuntimeError(f"slot must name an entry of f_ring, got {slot}")
     _check_type(f_ring[0], "f_ring")
-    _check_step(x, f_ring[0], leaving, numbers, flags, kept, x_next, x_cast, m)
+    _check_step(x, f_ring[0], evicted, measurements, flags, saved_best, x_next, x_cast, m)
     for f in f_ring:
         _check(f, "f_ring", x, f_ring[0].dtype, x.shape)
     half = g_ring.dtype == torch.bfloat16
@@ -178,69 +181,45 @@ def _anderson_step(
     _check(gram, "gram", x, torch.float64, (x.shape[0], m, m))
     from .triton_kernels import anderson
 
-    anderson.launch_step(x, f_ring, leaving, g_ring, gram, numbers, flags, kept, x_next, x_cast, slot, *options)
+    anderson.launch_step(x, f_ring, evicted, g_ring, gram, measurements, flags, saved_best, x_next, x_cast, slot, *options)
 
 
 def _fixed_point_step(
-    x: Tensor, f: Tensor, leaving: Tensor | None, numbers: Tensor, flags: Tensor, kept: Tensor, x_next: Tensor | None,
+    x: Tensor, f: Tensor, evicted: Tensor | None, measurements: Tensor, flags: Tensor, saved_best: Tensor, x_next: Tensor | None,
     x_cast: Tensor | None, slot: int, *options: Any,
 ) -> None:  # fmt: skip
     if slot != 0:
         raise RuntimeError(f"slot must be 0: a fixed-point step keeps no history, got {slot}")
     _check_type(f, "f")
-    _check_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, 0)
+    _check_step(x, f, evicted, measurements, flags, saved_best, x_next, x_cast, 0)
     _check(f, "f", x, f.dtype, x.shape)
     from .triton_kernels import fixed_point
 
-    fixed_point.launch_step(x, f, leaving, numbers, flags, kept, x_next, x_cast, *options)
+    fixed_point.launch_step(x, f, evicted, measurements, flags, saved_best, x_next, x_cast, *options)
 
 
-def _best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor) -> Tensor:
-    if start.ndim != 2 or flags.ndim != 2 or flags.shape[1] < 5:
+def _best_so_far(ring: list[Tensor], saved_best: Tensor, start: Tensor, flags: Tensor) -> Tensor:
+    if start.ndim != 2 or flags.ndim != 2 or flags.shape[1] < FLAGS:
         raise RuntimeError("start and flags must have two dimensions")
     _check_type(start, "start")
     _check(start, "start", start, start.dtype, start.shape)
-    _check(kept, "kept", start, start.dtype, start.shape)
+    _check(saved_best, "saved_best", start, start.dtype, start.shape)
     _check(flags, "flags", start, torch.int64, (start.shape[0], flags.shape[1]))
     for value in ring:
         _check(value, "ring", start, start.dtype, start.shape)
-    from .triton_kernels import progress
+    from .triton_kernels import sample_state
 
-    return progress.launch_best_so_far(ring, kept, start, flags)
+    return sample_state.launch_best_so_far(ring, saved_best, start, flags)
 
 
-_AXES = "float scale_x, float offset_x, float scale_y, float offset_y"
-_SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "softargmax_forward": (
-        f"(Tensor logits, Tensor? betas, float beta, float eps, {_AXES}, bool want_heatmap) "
-        "-> (Tensor heatmap, Tensor xy, Tensor std, Tensor stats)",
-        _softargmax_forward,
-    ),
-    "softargmax_backward": (
-        "(Tensor? grad_heatmap, Tensor? grad_xy, Tensor? grad_std, Tensor logits, Tensor? betas, float beta, Tensor stats, "
-        f"{_AXES}) -> (Tensor grad_logits, Tensor grad_betas)",
-        _softargmax_backward,
-    ),
-    "heatmap_readout_forward": (
-        f"(Tensor heatmap, float eps, {_AXES}) -> (Tensor xy, Tensor std, Tensor stats)",
-        _readout_forward,
-    ),
-    "heatmap_readout_backward": (
-        f"(Tensor? grad_xy, Tensor? grad_std, Tensor heatmap, Tensor stats, {_AXES}) -> Tensor",
-        _readout_backward,
-    ),
-    "anderson_step": (
-        "(Tensor x, Tensor[] f_ring, Tensor? leaving, Tensor(a!) g_ring, Tensor(b!) gram, Tensor(c!) numbers, "
-        "Tensor(d!) flags, Tensor(e!) kept, Tensor(f!)? x_next, Tensor(g!)? x_cast, int slot, float beta, float ridge, "
-        "float tol, bool relative, bool batch_stop, bool safeguards) -> ()",
-        _anderson_step,
-    ),
-    "fixed_point_step": (
-        "(Tensor x, Tensor f, Tensor? leaving, Tensor(a!) numbers, Tensor(b!) flags, Tensor(c!) kept, "
-        "Tensor(d!)? x_next, Tensor(e!)? x_cast, int slot, float beta, float tol, bool relative, bool batch_stop) -> ()",
-        _fixed_point_step,
-    ),
-    "best_so_far": ("(Tensor[] ring, Tensor kept, Tensor start, Tensor flags) -> Tensor", _best_so_far),
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "softargmax_forward": _softargmax_forward,
+    "softargmax_backward": _softargmax_backward,
+    "heatmap_readout_forward": _readout_forward,
+    "heatmap_readout_backward": _readout_backward,
+    "anderson_step": _anderson_step,
+    "fixed_point_step": _fixed_point_step,
+    "best_so_far": _best_so_far,
 }
 
 
@@ -257,9 +236,6 @@ def _on_its_device(run: Callable[..., Any]) -> Callable[..., Any]:
     return launch
 
 
-# Kept: the operators live as long as the object does.
-_library = torch.library.Library("ldeq", "FRAGMENT")
-for _name, (_schema, _run) in _SCHEMAS.items():
-    _library.define(f"{_name}_triton{_schema}")
+for _name, _run in _OPERATORS.items():
     for _device in ("CUDA", "CPU"):  # the CPU: the interpreter alone
-        _library.impl(f"{_name}_triton", _on_its_device(_run), _device)
+        schemas.TRITON.impl(f"{_name}_triton", _on_its_device(_run), _device)

@@ -10,109 +10,134 @@ H = -I + sum u_i v_i^T is kept as pairs `(B, D)`. When the memory is full or the
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
-from .anderson import RESTART_FACTOR
-from .motion import Observe
-from .solution import Map, Progress, Solution, check_count
+from ..ops.solve_step import Next, SolveState, Step, StopRule
+from ..ops.solve_step.reference import RESTART_FACTOR, decide, measure
+from .solution import Solution
+from .solver import Map, Solver, check_count
 
 # An update is skipped when |dx^T H dg| falls below this share of ||dx|| ||H dg||: the quotient would be noise.
 MIN_CURVATURE = 1e-6
 
 
-def broyden(
-    f: Map,
-    z0: Tensor,
-    *,
-    m: int = 16,
-    max_iter: int = 50,
-    tol: float = 1e-4,
-    stop: str = "relative",
-    stop_scope: str = "sample",
-    observe: Observe | None = None,
-    returns: str = "f",
-    check_every: int = 1,
-    compact: float = 0.0,
-    trace: bool = False,
-    trajectory: bool = False,
-) -> Solution:
-    """Solves z = f(z) by Broyden's method.
+@dataclass(frozen=True, kw_only=True)
+class Broyden(Solver):
+    """Broyden's method.
 
     ```python
-    sol = broyden(torch.cos, torch.zeros(1, 1, dtype=torch.float64), tol=1e-12)
+    sol = Broyden(tol=1e-12)(torch.cos, torch.zeros(1, 1, dtype=torch.float64))
     ```
-
-    Args:
-        f, z0, max_iter, tol, stop, stop_scope, observe, returns, check_every, compact, trace, trajectory: as in
-            [`fixed_point`](./fixed_point.py).
-        m: rank-one corrections kept, >= 1; memory is 2 m states.
-
-    Returns:
-        `Solution`.
-
-    Raises:
-        ValueError: for arguments out of range or an f that changes the shape.
     """
-    check_count("m", m)
-    if m < 1:
-        raise ValueError(f"m must be >= 1, got {m}")
-    progress = Progress(
-        f,
-        z0,
-        max_iter=max_iter,
-        tol=tol,
-        stop=stop,
-        stop_scope=stop_scope,
-        observe=observe,
-        returns=returns,
-        check_every=check_every,
-        compact=compact,
-        trace=trace,
-        trajectory=trajectory,
-    )
-    x = progress.start
-    us: list[Tensor] = []
-    vs: list[Tensor] = []
+
+    m: int = 16
+    """Rank-one corrections kept, >= 1; memory is 2 m states."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("m", self.m)
+        if self.m < 1:
+            raise ValueError(f"m must be >= 1, got {self.m}")
+
+    def step(self, start: Tensor, backend: str | None) -> Step:
+        return _BroydenStep(self.m)
+
+    def state(self, start: Tensor, value: torch.dtype, f: torch.dtype, compiled: bool) -> SolveState:
+        return _BroydenState(**vars(SolveState.new(start.to(value), 0)))
+
+
+def broyden(f: Map, z0: Tensor, **options: Any) -> Solution:
+    """Solves z = f(z) by `Broyden` with these options."""
+    return Broyden(**options)(f, z0)
+
+
+broyden.solver = Broyden  # type: ignore[attr-defined]
+
+
+@dataclass
+class _BroydenState(SolveState):
+    """The estimate of the inverse Jacobian, as pairs u, v `(B, D)`, and what the next correction needs.
+
+    - `dx`, `g_before`: the last step and the residual before it.
+    - `corrected`: `(B,)`, whether a sample's step used a pair. - `lowest`: `(B,)`, the lowest ||g|| since its pairs were dropped.
+    """
+
+    us: list[Tensor] = field(default_factory=list)
+    vs: list[Tensor] = field(default_factory=list)
     dx: Tensor | None = None
-    g_before = x
-    corrected = torch.zeros_like(progress.active)
-    lowest = progress.norm
-    for step in range(max_iter):
-        fx = progress.evaluate(x)
-        g = fx - x
-        norm = progress.record(x, fx, g)
-        if progress.done(step):
-            break
+    g_before: Tensor | None = None
+    corrected: Tensor | None = None
+    lowest: Tensor | None = None
+
+    def narrow(self, keep: Tensor) -> _BroydenState:
+        def rows(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[keep]
+
+        return _BroydenState(
+            **vars(super().narrow(keep)),
+            us=[t[keep] for t in self.us],
+            vs=[t[keep] for t in self.vs],
+            dx=rows(self.dx),
+            g_before=rows(self.g_before),
+            corrected=rows(self.corrected),
+            lowest=rows(self.lowest),
+        )
+
+
+class _BroydenStep:
+    """The step of Broyden's method, in plain PyTorch on every device."""
+
+    compiled = False
+
+    def __init__(self, m: int) -> None:
+        self.m = m
+
+    def __call__(self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool) -> Next:
+        own = _as_broyden(state)
+        f = f.to(x.dtype)
+        g = f - x
+        slot, evicted = state.push(f, value)
+        measured = measure(f, g, stop)
+        decide(state, measured, slot, evicted, stop)
+        if not advance:
+            return Next(None, None)
+        self._correct(own, g, measured.norm)
+        x_next = torch.where(state.active.unsqueeze(1), x - _apply(own.us, own.vs, g), x)
+        own.dx, own.g_before = x_next - x, g
+        return Next(x_next, None)
+
+    def _correct(self, state: _BroydenState, g: Tensor, norm: Tensor) -> None:
+        """Takes in what the last step has shown of the Jacobian."""
+        if state.corrected is None or state.lowest is None:
+            state.corrected, state.lowest = torch.zeros_like(norm, dtype=torch.bool), torch.full_like(norm, torch.inf)
         # A corrected step that led astray; growth after a plain one says that f expands there (see `RESTART_FACTOR`).
-        grown = corrected & (norm > RESTART_FACTOR * lowest)
-        lowest = torch.where(grown, norm, torch.minimum(norm, lowest))
-        if dx is not None:
-            if len(us) == m:
-                us, vs = [], []
-                corrected = torch.zeros_like(corrected)
-            h_dg = _apply(us, vs, g - g_before)
-            curvature = (dx * h_dg).sum(1, keepdim=True)
-            usable = curvature.abs() > MIN_CURVATURE * dx.norm(dim=1, keepdim=True) * h_dg.norm(dim=1, keepdim=True)
-            usable = usable & progress.active.unsqueeze(1)
-            # (dx^T H) as a vector is H^T dx, with the pairs' roles exchanged.
-            v = _apply(vs, us, dx)
-            u = (dx - h_dg) / torch.where(usable, curvature, 1.0)
-            us.append(torch.where(usable, u, 0.0))
-            vs.append(torch.where(usable, v, 0.0))
-            corrected = (corrected | usable.squeeze(1)) & ~grown
-            # A sample whose residual grew starts anew: its own pairs become zero, the others keep theirs.
-            us = [torch.where(grown.unsqueeze(1), 0.0, p) for p in us]
-            vs = [torch.where(grown.unsqueeze(1), 0.0, p) for p in vs]
-        x_next = x - _apply(us, vs, g)
-        x_next = progress.advance(x, x_next)
-        dx, g_before = x_next - x, g
-        x = x_next
-        stay = progress.shrink_all()
-        if stay is not None:
-            x, dx, g_before, corrected, lowest = x[stay], dx[stay], g_before[stay], corrected[stay], lowest[stay]
-            us, vs = [t[stay] for t in us], [t[stay] for t in vs]
-    return progress.solution()
+        grown = state.corrected & (norm > RESTART_FACTOR * state.lowest)
+        state.lowest = torch.where(grown, norm, torch.minimum(norm, state.lowest))
+        if state.dx is None or state.g_before is None:
+            return
+        if len(state.us) == self.m:
+            state.us, state.vs = [], []
+            state.corrected = torch.zeros_like(state.corrected)
+        dx, h_dg = state.dx, _apply(state.us, state.vs, g - state.g_before)
+        curvature = (dx * h_dg).sum(1, keepdim=True)
+        usable = curvature.abs() > MIN_CURVATURE * dx.norm(dim=1, keepdim=True) * h_dg.norm(dim=1, keepdim=True)
+        usable = usable & state.active.unsqueeze(1)
+        # (dx^T H) as a vector is H^T dx, with the pairs' roles exchanged.
+        v = _apply(state.vs, state.us, dx)
+        u = (dx - h_dg) / torch.where(usable, curvature, 1.0)
+        us, vs = [*state.us, torch.where(usable, u, 0.0)], [*state.vs, torch.where(usable, v, 0.0)]
+        state.corrected = (state.corrected | usable.squeeze(1)) & ~grown
+        # A sample whose residual grew starts anew: its own pairs become zero, the others keep theirs.
+        state.us = [torch.where(grown.unsqueeze(1), 0.0, p) for p in us]
+        state.vs = [torch.where(grown.unsqueeze(1), 0.0, p) for p in vs]
+
+
+def _as_broyden(state: SolveState) -> _BroydenState:
+    return cast(_BroydenState, state)
 
 
 def _apply(us: list[Tensor], vs: list[Tensor], p: Tensor) -> Tensor:

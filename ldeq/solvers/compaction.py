@@ -61,10 +61,7 @@ class Injected:
 
 
 class Batch:
-    """Which samples of the whole batch the solve still holds, and what became of the others.
-
-    Everything that is known of a sample when it leaves is kept in `parts` as (samples, results) and joined in the end.
-    """
+    """Which samples of the whole batch the solve still holds, and the results of the others."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -73,21 +70,21 @@ class Batch:
         self._parts: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def split(self, active: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Positions `(count,)` of those that stay and `(b - count,)` of those that leave.
+        """The positions `(count,)` to keep and `(b - count,)` of samples that have stopped.
 
         Args:
             active: `(b,)`, nonzero for those that go on.
-            count: how many stay, at least as many as are active: a late look counts some that have stopped since. Known to the
-                host, so that no size need be read from the device.
+            count: how many to keep, at least as many as are active: a late poll counts some that have stopped since. The host
+                knows this number, so that no size need be read from the device.
         """
         order = torch.argsort(active.to(torch.int8), descending=True, stable=True)
         return order[:count].sort().values, order[count:].sort().values
 
-    def leave(self, stay: Tensor, leaving: Tensor, results: dict[str, Tensor]) -> None:
-        """Keeps what is known, each `(b, ...)`, of the samples that leave."""
-        rows = torch.arange(self.size, device=stay.device) if self.rows is None else self.rows
-        self._parts.append((rows[leaving], {name: t.index_select(0, leaving) for name, t in results.items()}))
-        self.rows = rows[stay]
+    def set_aside(self, keep: Tensor, stopped: Tensor, results: dict[str, Tensor]) -> None:
+        """Keeps what is known, each `(b, ...)`, of the samples `stopped`, and holds the samples `keep` from now on."""
+        rows = torch.arange(self.size, device=keep.device) if self.rows is None else self.rows
+        self._parts.append((rows[stopped], {name: t.index_select(0, stopped) for name, t in results.items()}))
+        self.rows = rows[keep]
 
     def join(self, results: dict[str, Tensor]) -> dict[str, Tensor]:
         """The results `(B, ...)` of all samples, given those `(b, ...)` of the ones still held."""

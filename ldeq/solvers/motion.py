@@ -28,8 +28,8 @@ class Motion:
         self.before = now
         return (torch.linalg.vector_norm(apart, dim=2) if apart.ndim == 3 else apart.abs()).mean(1)
 
-    def select(self, rows: Tensor) -> None:
-        self.before = self.before.index_select(0, rows)
+    def narrow(self, keep: Tensor) -> None:
+        self.before = self.before.index_select(0, keep)
 
     @torch.no_grad()
     def _read(self, value: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
     tiles = {8: 1024, 16: 512, **({1: 1024, 2: 1024, 4: 1024} if everything else {})}
     cast = {"MOVES": True, "LEAVES": True, "CAST": dtype != "fp32"}
     for g in ("fp32", "bf16") if everything else (dtype,):
-        types = {**dict.fromkeys(("f", "x_cast", "leaving", "kept", "start", "out", "ring"), dtype), "g": g}
+        types = {**dict.fromkeys(("f", "x_cast", "evicted", "saved_best", "start", "out", "ring"), dtype), "g": g}
         for rows, block in tiles.items():
             for even in (True, False) if everything else (True,):
                 name = f"{dtype} g {g} m {rows}{'' if even else ' odd'}"
@@ -87,7 +87,7 @@ def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
 
 # Types of parameters that are not fp32 pointers.
 POINTERS = {
-    "flags": "i64", "notes": "i32", "numbers": "fp64", "gram": "fp64", "stats": "fp64", "betas": "fp64", "grad_betas": "fp64",
+    "flags": "i64", "todo": "i32", "measurements": "fp64", "gram": "fp64", "stats": "fp64", "betas": "fp64", "grad_betas": "fp64",
 }  # fmt: skip
 FLOATS = {"beta", "eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"}
 LONGS = {"stride_b", "stride_k", "stride_h", "stride_w", "stride", "size"}

@@ -1,6 +1,6 @@
-// Per-sample stopping, status and best-so-far of a solve, on the device: `Progress` of ldeq/solvers/solution.py.
+// Stopping, status and best value of each sample, on the device: `decide` of ldeq/ops/solve_step/reference.py.
 //
-// The best value is a slot of the caller's ring; it is copied when something worse takes that slot, and not before: a solve that
+// The best value is a slot of the caller's ring. It is copied if something worse takes that slot, and not before: a solve that
 // improves step by step never pays for it.
 #pragma once
 
@@ -9,14 +9,14 @@
 
 namespace ldeq {
 
-struct Progress {
-  double* numbers;   // (batch, kNumbers)
+struct SampleState {
+  double* measurements;   // (batch, kMeasurements)
   int64_t* flags;    // (batch, kFlags + m)
   int64_t batch;
   int m, slot;
   double tol;
   bool relative;     // ||g|| / ||f|| rather than ||g||
-  bool whole_batch;  // all stop together, when the mean residual meets the tolerance
+  bool batch_stop;  // all stop together, when the mean residual meets the tolerance
 
   __device__ __forceinline__ int64_t* flags_of(int64_t sample) const { return flags + sample * (kFlags + m); }
   __device__ __forceinline__ bool active(int64_t sample) const { return flags_of(sample)[kActive] != 0; }
@@ -41,37 +41,37 @@ __device__ inline Measured measure(double squared_g, double squared_f, bool rela
 }
 
 // What is left to do for a sample once its evaluation is recorded.
-enum Todo : int { kNothing = 0, kKeep = 1, kStay = 2 };
+enum Todo : int { kNothing = 0, kSaveBest = 1, kUndo = 2 };
 
-// Takes in one evaluation; one thread. kKeep: what leaves the ring is the best value, so copy it. kStay: the sample has just stopped,
-// so it stays where it is.
-__device__ inline int record(const Progress& p, int64_t sample, Measured now, double largest, bool together) {
-  double* const numbers = p.numbers + sample * kNumbers;
+// Takes in one evaluation; one thread. kSaveBest: the evicted value is the best one, so copy it. kUndo: the sample has just
+// stopped, so it stays where it is.
+__device__ inline int decide_sample(const SampleState& p, int64_t sample, Measured now, double largest, bool together) {
+  double* const measurements = p.measurements + sample * kMeasurements;
   int64_t* const flags = p.flags_of(sample);
   const bool active = flags[kActive] != 0;
   int todo = kNothing;
   // Comparisons with a NaN are false.
   const bool finite = now.residual <= largest && now.norm <= largest;
-  if (active && flags[kIterations] == 0) numbers[kFirstNorm] = now.norm;
-  if (active && finite && now.residual < numbers[kResidual]) {
-    numbers[kResidual] = now.residual;
-    numbers[kNorm] = now.norm;
+  if (active && flags[kIterations] == 0) measurements[kFirstNorm] = now.norm;
+  if (active && finite && now.residual < measurements[kResidual]) {
+    measurements[kResidual] = now.residual;
+    measurements[kNorm] = now.norm;
     flags[kBest] = p.slot;
   } else if (flags[kBest] == p.slot) {
-    flags[kBest] = kInKept;
-    todo = kKeep;
+    flags[kBest] = kInSaved;
+    todo = kSaveBest;
   }
   if (!active) return todo;
   flags[kIterations] += 1;
-  numbers[kLast] = now.residual;
-  const bool converged = p.whole_batch ? together : finite && now.residual <= p.tol;
-  const bool diverged = finite && now.norm > kDivergenceFactor * numbers[kFirstNorm];
+  measurements[kLast] = now.residual;
+  const bool converged = p.batch_stop ? together : finite && now.residual <= p.tol;
+  const bool diverged = finite && now.norm > kDivergenceFactor * measurements[kFirstNorm];
   if (converged) flags[kStatus] = kConverged;
   if (diverged) flags[kStatus] = kDiverged;
   if (!finite) flags[kStatus] = kNonfinite;
   if (converged || diverged || !finite) {
     flags[kActive] = 0;
-    todo |= kStay;
+    todo |= kUndo;
   }
   return todo;
 }
@@ -84,9 +84,9 @@ __device__ __forceinline__ double add_tiles(const A* partials, int tiles) {
   return reduce_warp(sum, Sum());
 }
 
-// A value that leaves the ring, and where it is kept if it is the best; bytes, since it may be of any type.
-struct Leaving {
-  const void* from;  // null where nothing leaves
+// The value that a new one evicts from the ring, and where it is saved if it is the best; bytes, since it may be of any type.
+struct Evicted {
+  const void* from;  // null if nothing is evicted
   void* to;
   int element_bytes;
   bool wide;  // rows consist of whole words of 16 bytes
@@ -100,7 +100,7 @@ __device__ __forceinline__ void copy_words(const void* from, void* to, int64_t f
 
 // Elements [first, last) of all samples' values; all threads of a block.
 template <int kThreads>
-__device__ inline void keep(const Leaving& p, int64_t first, int64_t last) {
+__device__ inline void save_best(const Evicted& p, int64_t first, int64_t last) {
   if (p.wide) {
     const int elements = static_cast<int>(sizeof(uint4)) / p.element_bytes;
     copy_words<uint4, kThreads>(p.from, p.to, first / elements, last / elements);

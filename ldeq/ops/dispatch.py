@@ -48,8 +48,6 @@ def available_backends() -> dict[str, str]:
 def explain(operator: str, tensor: torch.Tensor) -> dict[str, str]:
     """Maps each backend name to ``"serves"`` or to the reason why it does not; an automatic choice takes the first that serves.
 
-    Where none serves a solver's step, the solver runs its loop in plain PyTorch.
-
     ```python
     ldeq.ops.explain("softargmax", torch.zeros(1, 1, 8, 8, dtype=torch.float64))
     ```
@@ -167,21 +165,6 @@ def implementation(operator: str, tensor: torch.Tensor, backend: str | None = No
     if refusal is not None:
         raise BackendError(refusal)
     return _implementations[operator][found]
-
-
-def serves(operator: str, tensor: torch.Tensor) -> bool:
-    """Whether a compiled backend runs ``operator``, which has no reference of its own, under the choice that stands.
-
-    Raises:
-        BackendError: if a compiled backend was asked for by name and does not.
-    """
-    name = current_backend()
-    if name == "torch":
-        return False
-    _, refusal = _choose(operator, name, tensor.device.type, tensor.dtype)
-    if refusal is not None and name != "auto":
-        raise BackendError(refusal)
-    return refusal is None
 
 
 # What is installed and which GPUs there are does not change either.

@@ -1,4 +1,4 @@
-"""When the host looks whether a solve can end, and what the look costs the device."""
+"""When the host polls whether a solve can end, and what the poll costs the device."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 
-class Looks:
+class Poll:
     """Counts the samples that go on, every so many evaluations.
 
-    On a CPU a look costs nothing. A CUDA device runs behind the host, and reading a result at once would let its queue run
-    dry. So a look there starts an asynchronous copy to pinned memory and waits for that of the look *before*, while the device
-    works on what was queued since. A solve then ends one look late; stopped samples are frozen, so that the answer is the same.
+    On a CPU a poll costs nothing. A CUDA device runs behind the host, and reading a result at once would let its queue run
+    dry. So a poll there starts an asynchronous copy to pinned memory and waits for the copy of the poll *before*, while the
+    device works on what was queued since. A solve then ends one poll late. Stopped samples are frozen, so the answer is the
+    same.
     """
 
     def __init__(self, every: int, device: torch.device) -> None:
         """
         Args:
-            every: evaluations between two looks, 0 for never.
+            every: evaluations between two polls, 0 for none.
             device: of the solve.
 
         Raises:
-            ValueError: for looks inside the capture of a CUDA graph.
+            ValueError: for polls inside the capture of a CUDA graph.
         """
         if every and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise ValueError(
@@ -34,7 +35,7 @@ class Looks:
         self._before: Callable[[], int] | None = None
 
     def count(self, active: Tensor, step: int) -> int | None:
-        """How many samples go on after evaluation `step` (from 0), or after the look before; None where nothing is known.
+        """How many samples go on after evaluation `step` (from 0), or after the poll before; None if nothing is known.
 
         Args:
             active: `(B,)`, nonzero for a sample that goes on.
@@ -51,8 +52,9 @@ class Looks:
     def _read_later(total: Tensor) -> Callable[[], int]:
         """Starts a copy to the host; the function returned waits for it and for nothing that is queued after it."""
         copy = torch.empty((), dtype=total.dtype, pin_memory=True).copy_(total, non_blocking=True)
+        # On the stream of the tensor, which need not be on the current device: the copy is queued there.
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(total.device))
 
         def read() -> int:
             event.synchronize()

@@ -1,7 +1,7 @@
-"""What the steps of all solvers share: tile sums, stopping and status of each sample, the best value so far.
+"""What both steps share: sums of tiles, the decision about each sample, and its best value so far.
 
-`numbers` `(B, 5)` float64 and `flags` `(B, 5 + m)` int64 are those of `SolveState` in ldeq/ops/anderson.py; the rules are those
-of `Progress.record` in ldeq/solvers/solution.py.
+`measurements` and `flags` are those of `SolveState` in ldeq/ops/solve_step/state.py; the rules are those of `decide` in
+ldeq/ops/solve_step/reference.py.
 """
 
 from __future__ import annotations
@@ -11,13 +11,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .layout import (
+    ACTIVE,
+    BEST,
+    CONVERGED,
+    DIVERGED,
+    FIRST_NORM,
+    IN_SAVED,
+    IN_START,
+    ITERATIONS,
+    LAST,
+    MEASUREMENTS,
+    NONFINITE,
+    NORM,
+    RESIDUAL,
+    STATUS,
+)
+
 _LARGEST = tl.constexpr(3.4028234663852886e38)
 _SMALLEST = tl.constexpr(1.1754943508222875e-38)
 _DIVERGENCE_FACTOR = tl.constexpr(1e8)
 
-# What a step notes for its last pass: the best value leaves the ring now, and the sample has stopped in this step.
-SAVES = tl.constexpr(1)
-STOPS = tl.constexpr(2)
+# What `decide` leaves to do: save the best value, which is evicted now, and undo the move of a sample that has just stopped.
+SAVE_BEST = tl.constexpr(1)
+UNDO = tl.constexpr(2)
 
 # Tiles whose sums are added at a time.
 SUM = 64
@@ -67,54 +84,54 @@ def mean_residual(residuals, batch, SUM: tl.constexpr):
 
 
 @triton.jit
-def record(
-    numbers, flags, notes, residuals, batch, width, sample, norm, residual, slot, tol, BATCH: tl.constexpr, SUM: tl.constexpr
+def decide(
+    measurements, flags, todo, residuals, batch, width, sample, norm, residual, slot, tol, BATCH_STOP: tl.constexpr, SUM: tl.constexpr
 ):
     """Takes in one evaluation of a sample. Returns whether it goes on."""
-    number = numbers + sample * 5
+    measurement = measurements + sample * MEASUREMENTS
     flag = flags + sample * width
-    active = tl.load(flag + 2) != 0
-    iterations = tl.load(flag + 1)
+    active = tl.load(flag + ACTIVE) != 0
+    iterations = tl.load(flag + ITERATIONS)
     finite = (residual <= _LARGEST) & (norm <= _LARGEST)
-    first = tl.where(iterations == 0, norm.to(tl.float64), tl.load(number + 2))
-    best = tl.load(number)
-    place = tl.load(flag + 3)
+    first = tl.where(iterations == 0, norm.to(tl.float64), tl.load(measurement + FIRST_NORM))
+    best = tl.load(measurement + RESIDUAL)
+    place = tl.load(flag + BEST)
     better = active & finite & (residual < best)
-    # The only copy of the best is made when its slot is taken by something worse, also where the sample has stopped.
+    # The best value is copied if its slot is taken by something worse, also if the sample has stopped.
     saves = (better == 0) & (place == slot)
     converged = finite & (residual <= tol)
-    if BATCH:
+    if BATCH_STOP:
         converged = mean_residual(residuals, batch, SUM) <= tol
     diverged = finite & (norm > _DIVERGENCE_FACTOR * first)
-    status = tl.where(converged, 1, tl.load(flag))
-    status = tl.where(diverged, 2, status)
-    status = tl.where(finite, status, 3)
+    status = tl.where(converged, CONVERGED, tl.load(flag + STATUS))
+    status = tl.where(diverged, DIVERGED, status)
+    status = tl.where(finite, status, NONFINITE)
     stops = converged | diverged | (finite == 0)
     goes_on = active & (stops == 0)
-    tl.store(number, tl.where(better, residual, best))
-    tl.store(number + 1, tl.where(better, norm, tl.load(number + 1)))
-    tl.store(number + 2, first)
-    tl.store(number + 4, tl.where(active, residual, tl.load(number + 4)))
-    tl.store(flag, tl.where(active, status, tl.load(flag)))
-    tl.store(flag + 1, iterations + active.to(tl.int64))
-    tl.store(flag + 2, goes_on.to(tl.int64))
-    tl.store(flag + 3, tl.where(better, slot, tl.where(saves, -1, place)))
-    tl.store(notes + sample, tl.where(saves, SAVES, 0) + tl.where(active & stops, STOPS, 0))
+    tl.store(measurement + RESIDUAL, tl.where(better, residual, best))
+    tl.store(measurement + NORM, tl.where(better, norm, tl.load(measurement + NORM)))
+    tl.store(measurement + FIRST_NORM, first)
+    tl.store(measurement + LAST, tl.where(active, residual, tl.load(measurement + LAST)))
+    tl.store(flag + STATUS, tl.where(active, status, tl.load(flag + STATUS)))
+    tl.store(flag + ITERATIONS, iterations + active.to(tl.int64))
+    tl.store(flag + ACTIVE, goes_on.to(tl.int64))
+    tl.store(flag + BEST, tl.where(better, slot, tl.where(saves, IN_SAVED, place)))
+    tl.store(todo + sample, tl.where(saves, SAVE_BEST, 0) + tl.where(active & stops, UNDO, 0))
     return goes_on
 
 
 @triton.jit
-def best_so_far(ring, kept, start, flags, out, size, width, tiles, N: tl.constexpr, BLOCK: tl.constexpr):
+def best_so_far(ring, saved_best, start, flags, out, size, width, tiles, N: tl.constexpr, BLOCK: tl.constexpr):
     """The value of each sample's lowest residual; `ring` is a tuple of N tensors `(B, D)`."""
     index = tl.program_id(0).to(tl.int64)
     sample = index // tiles
     at = index % tiles * BLOCK + tl.arange(0, BLOCK)
     here = sample * size + at
-    place = tl.load(flags + sample * width + 3)
+    place = tl.load(flags + sample * width + BEST)
     # Each sample is read from one place: elsewhere nothing lies inside.
-    value = tl.load(start + here, mask=at < tl.where(place == -2, size, 0), other=0.0)
-    if place == -1:
-        value = tl.load(kept + here, mask=at < size, other=0.0)
+    value = tl.load(start + here, mask=at < tl.where(place == IN_START, size, 0), other=0.0)
+    if place == IN_SAVED:
+        value = tl.load(saved_best + here, mask=at < size, other=0.0)
     for i in tl.static_range(N):
         if place == i:
             value = tl.load(ring[i] + here, mask=at < size, other=0.0)
@@ -124,14 +141,14 @@ def best_so_far(ring, kept, start, flags, out, size, width, tiles, N: tl.constex
 BEST_TILE = 1024
 
 
-def launch_best_so_far(ring: list[Tensor], kept: Tensor, start: Tensor, flags: Tensor) -> Tensor:
+def launch_best_so_far(ring: list[Tensor], saved_best: Tensor, start: Tensor, flags: Tensor) -> Tensor:
     batch, size = start.shape
     out = torch.empty_like(start)
     tiles = triton.cdiv(size, BEST_TILE)
     if batch * tiles:
         entries = padded(ring or [start])
         best_so_far[(batch * tiles,)](
-            entries, kept, start, flags, out, size, flags.shape[1], tiles, N=len(entries), BLOCK=BEST_TILE, num_warps=4
+            entries, saved_best, start, flags, out, size, flags.shape[1], tiles, N=len(entries), BLOCK=BEST_TILE, num_warps=4
         )
     return out
 

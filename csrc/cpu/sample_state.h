@@ -1,4 +1,4 @@
-// Per-sample stopping, status and best-so-far: what `Progress` in ldeq/solvers/solution.py does, on numbers kept in tensors.
+// Stopping, status and best value of each sample: `decide` of ldeq/ops/solve_step/reference.py.
 #pragma once
 
 #include <algorithm>
@@ -70,42 +70,43 @@ void copy_rows(int64_t rows, int64_t bytes, const Ends& ends) {
                               });
 }
 
-// One value that leaves the ring as a new one takes its slot, and the samples of which it is the only copy of the best.
-struct Leaving {
-  const char* data;  // null where the slot was empty
-  char* kept;
+// The value that a new one evicts from its slot, and the samples of which it is the only copy of the best.
+struct Evicted {
+  const char* data;  // null if the slot was empty
+  char* saved_best;
   int64_t bytes;  // of one sample
   std::vector<int64_t> samples;
 
   void copy() {
     copy_rows((int64_t)samples.size(), bytes, [&](int64_t i) {
       const int64_t from = samples[i] * bytes;
-      return std::pair<char*, const char*>(kept + from, data + from);
+      return std::pair<char*, const char*>(saved_best + from, data + from);
     });
     samples.clear();
   }
 };
 
-// Takes in one evaluation of sample b; afterwards flags[kActive] says whether it goes on. `leaving` is still to be copied.
-inline void record(int64_t b, double* numbers, int64_t* flags, const Measured& now, int64_t slot, bool batch_converged,
-                   const Stop& stop, Leaving& leaving) {
-  if (flags[kIterations] == 0) numbers[kFirstNorm] = now.norm;
+// Takes in one evaluation of sample b; afterwards flags[kActive] says whether it goes on. `evicted` is still to be copied.
+inline void decide(int64_t b, double* measurements, int64_t* flags, const Measured& now, int64_t slot, bool batch_converged,
+                   const Stop& stop, Evicted& evicted) {
+  if (flags[kIterations] == 0) measurements[kFirstNorm] = now.norm;
   const bool active = flags[kActive] != 0, finite = now.finite();
-  const bool better = active && finite && now.residual < numbers[kResidual];
+  const bool better = active && finite && now.residual < measurements[kResidual];
   if (better) {
-    numbers[kResidual] = now.residual;
-    numbers[kNorm] = now.norm;
+    measurements[kResidual] = now.residual;
+    measurements[kNorm] = now.norm;
     flags[kBest] = slot;
   } else if (flags[kBest] == slot) {
-    // The only copy of the best: made when its slot is taken by something worse.
-    leaving.samples.push_back(b);
-    flags[kBest] = kInKept;
+    STD_TORCH_CHECK(evicted.data, "evicted must hold the values that slot ", slot, " held before: that of sample ", b, " is its best");
+    // The best value is copied if its slot is taken by something worse.
+    evicted.samples.push_back(b);
+    flags[kBest] = kInSaved;
   }
   if (!active) return;
   flags[kIterations] += 1;
-  numbers[kLast] = now.residual;
+  measurements[kLast] = now.residual;
   const bool converged = stop.batch ? batch_converged : finite && now.residual <= stop.tol;
-  const bool diverged = finite && now.norm > kDivergenceFactor * numbers[kFirstNorm];
+  const bool diverged = finite && now.norm > kDivergenceFactor * measurements[kFirstNorm];
   if (converged) flags[kStatus] = kConverged;
   if (diverged) flags[kStatus] = kDiverged;
   if (!finite) flags[kStatus] = kNonfinite;
@@ -120,9 +121,9 @@ inline bool batch_converged(Type state, const std::vector<Measured>& all, const 
   return (state == Type::f64 ? mean : (double)(float)mean) <= stop.tol;
 }
 
-inline Leaving leaving_of(const std::optional<Tensor>& value, const Tensor& kept) {
-  return {static_cast<const char*>(pointer(value)), static_cast<char*>(kept.mutable_data_ptr()),
-          kept.size(1) * bytes_of(type_of(kept, "kept")), {}};
+inline Evicted evicted_of(const std::optional<Tensor>& value, const Tensor& saved_best) {
+  return {static_cast<const char*>(pointer(value)), static_cast<char*>(saved_best.mutable_data_ptr()),
+          saved_best.size(1) * bytes_of(type_of(saved_best, "saved_best")), {}};
 }
 
 }  // namespace ldeq::cpu

@@ -1,4 +1,4 @@
-"""Memory that a solve on a CPU leaves to the next one.
+"""Memory that a solve on a CPU hands to the next one.
 
 The history of residuals is the largest thing that a solve allocates, and nobody but the solver sees it. The C library hands
 memory of that size back to the system as soon as it is freed, so that the next solve would meet every page of it anew
@@ -18,25 +18,25 @@ from torch import Tensor
 LIMIT = 128 << 20
 
 # Solves of several threads, and a solve inside the f of another, each find memory of their own or none.
-_left = threading.local()
+_released = threading.local()
 
 
-def take(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """A tensor on the device of `like`, not initialised; in memory that `leave` kept, where that is large enough."""
-    storage: torch.UntypedStorage | None = getattr(_left, "storage", None)
+def acquire(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A tensor on the device of `like`, not initialised; in memory that `release` kept, where that is large enough."""
+    storage: torch.UntypedStorage | None = getattr(_released, "storage", None)
     if storage is None or type(like) is not Tensor or like.device.type != "cpu":
         return like.new_empty(shape, dtype=dtype)
     if not 0 < math.prod(shape) * dtype.itemsize <= storage.nbytes():
         return like.new_empty(shape, dtype=dtype)
-    _left.storage = None
+    _released.storage = None
     return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
 
 
-def leave(t: Tensor) -> None:
-    """Keeps the memory of `t`, of which no other tensor may be alive, for the next `take` of this thread."""
+def release(t: Tensor) -> None:
+    """Keeps the memory of `t`, of which no other tensor may be alive, for the next `acquire` of this thread."""
     # Fake tensors and the like have no memory to keep.
     if type(t) is not Tensor or t.device.type != "cpu":
         return
-    storage, before = t.untyped_storage(), getattr(_left, "storage", None)
+    storage, before = t.untyped_storage(), getattr(_released, "storage", None)
     if storage.nbytes() <= LIMIT and (before is None or before.nbytes() < storage.nbytes()):
-        _left.storage = storage
+        _released.storage = storage

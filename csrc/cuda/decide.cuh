@@ -1,15 +1,15 @@
-// Between the two passes over the states: the tiles' sums, the decision who goes on, and the n x n system of Anderson mixing.
-// One block a sample. The formulas are those of `mixing_weights` and the safeguards of ldeq/solvers/anderson.py.
+// Between the two passes over the states: the sums of the tiles, the decision who goes on, and the n x n system of Anderson mixing.
+// One block a sample. The formulas are those of ldeq/ops/solve_step: `decide` of reference.py and `mixing_weights` of mixing.py.
 #pragma once
 
-#include "progress.cuh"
+#include "sample_state.cuh"
 
 namespace ldeq {
 
 // A is the type of the arithmetic on states.
 template <typename A>
-struct Settle {
-  Progress progress;
+struct Decision {
+  SampleState samples;
   A* partials;     // (batch, columns, tiles): |g|^2, |f|^2 and, for mixing, |stored g|^2 and <g, g_i> for each of n slots
   int columns, tiles;
   int* todo;       // (batch), see `Todo`
@@ -22,24 +22,24 @@ struct Settle {
 };
 
 // A warp for each column of sums that six pairs have, since nothing else runs meanwhile.
-constexpr int kSettleThreads = 320;
+constexpr int kDecideThreads = 320;
 constexpr int kNormColumns = 2, kGramColumns = 3;
 
-struct MixingShared {
+struct WeightsShared {
   double a[kMaxHistory][kMaxHistory + 1];  // padded: lanes read down a column
   double b[kMaxHistory];
   double scale[kMaxHistory];
 };
 
-struct SettleShared {
+struct DecideShared {
   double totals[kMaxHistory + kGramColumns];
-  double residuals[kSettleThreads / kWarp];
-  MixingShared mixing;
+  double residuals[kDecideThreads / kWarp];
+  WeightsShared weights;
 };
 
 // Solves a x = b in shared memory for a matrix of unit diagonal, of which the lower triangle is read; lane i holds row i. The
 // factor's diagonal is kept as its inverse: divisions in float64 are what this kernel would wait for.
-__device__ inline void cholesky_solve(MixingShared& s, int n, int lane) {
+__device__ inline void cholesky_solve(WeightsShared& s, int n, int lane) {
   for (int k = 0; k < n; ++k) {
     const double pivot = s.a[k][k];
     const double scale = rsqrt(pivot < kPivotFloor ? kPivotFloor : pivot);
@@ -69,10 +69,10 @@ __device__ inline void cholesky_solve(MixingShared& s, int n, int lane) {
 
 // Drops the history where a mixed step led astray, enters the newest row of the Gram matrix and writes alpha; all lanes of a warp.
 template <typename A>
-__device__ inline void mix(const Settle<A>& p, int64_t sample, double norm, const double* totals, MixingShared& s) {
-  const int lane = threadIdx.x % kWarp, m = p.progress.m, slot = p.progress.slot, n = p.n;
-  double* const lowest = p.progress.numbers + sample * kNumbers + kLowest;
-  int64_t* const flags = p.progress.flags_of(sample);
+__device__ inline void mixing_weights(const Decision<A>& p, int64_t sample, double norm, const double* totals, WeightsShared& s) {
+  const int lane = threadIdx.x % kWarp, m = p.samples.m, slot = p.samples.slot, n = p.n;
+  double* const lowest = p.samples.measurements + sample * kMeasurements + kLowest;
+  int64_t* const flags = p.samples.flags_of(sample);
   double* const gram = p.gram + sample * m * m;
   const bool newest = lane == slot, older = lane < n && !newest && flags[kFlags + lane] != 0;
   if (newest) gram[slot * m + slot] = totals[2];
@@ -113,22 +113,22 @@ __device__ inline void mix(const Settle<A>& p, int64_t sample, double norm, cons
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kSettleThreads, 1) settle(const Settle<A> p) {
-  LDEQ_SHARED(SettleShared, shared);
-  constexpr int kWarps = kSettleThreads / kWarp;
+__global__ void __launch_bounds__(kDecideThreads, 1) decide(const Decision<A> p) {
+  LDEQ_SHARED(DecideShared, shared);
+  constexpr int kWarps = kDecideThreads / kWarp;
   const int64_t sample = blockIdx.x;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const Progress& progress = p.progress;
+  const SampleState& samples = p.samples;
   const int64_t stride = int64_t{p.columns} * p.tiles;
-  const bool active = progress.active(sample);
+  const bool active = samples.active(sample);
 
   bool together = false;
-  if (progress.whole_batch) {
+  if (samples.batch_stop) {
     // Every block for itself: few numbers, and no block has to wait for another.
     double sum = 0;
-    for (int64_t b = warp; b < progress.batch; b += kWarps) {
+    for (int64_t b = warp; b < samples.batch; b += kWarps) {
       const A* const of_b = p.partials + b * stride;
-      sum += measure<A>(add_tiles(of_b, p.tiles), add_tiles(of_b + p.tiles, p.tiles), progress.relative).residual;
+      sum += measure<A>(add_tiles(of_b, p.tiles), add_tiles(of_b + p.tiles, p.tiles), samples.relative).residual;
     }
     if (lane == 0) shared.residuals[warp] = sum;
   }
@@ -141,15 +141,15 @@ __global__ void __launch_bounds__(kSettleThreads, 1) settle(const Settle<A> p) {
   }
   __syncthreads();
   if (warp > 0) return;
-  if (progress.whole_batch) {
+  if (samples.batch_stop) {
     double mean = 0;
     for (int w = 0; w < kWarps; ++w) mean += shared.residuals[w];
-    together = static_cast<A>(mean / static_cast<double>(progress.batch)) <= progress.tol;
+    together = static_cast<A>(mean / static_cast<double>(samples.batch)) <= samples.tol;
   }
-  const Measured now = active ? measure<A>(shared.totals[0], shared.totals[1], progress.relative) : Measured{0, 0};
-  if (lane == 0) p.todo[sample] = record(progress, sample, now, Element<A>::kLargest, together);
+  const Measured now = active ? measure<A>(shared.totals[0], shared.totals[1], samples.relative) : Measured{0, 0};
+  if (lane == 0) p.todo[sample] = decide_sample(samples, sample, now, Element<A>::kLargest, together);
   __syncwarp();
-  if (p.n > 0 && progress.active(sample)) mix(p, sample, now.norm, shared.totals, shared.mixing);
+  if (p.n > 0 && samples.active(sample)) mixing_weights(p, sample, now.norm, shared.totals, shared.weights);
 }
 
 }  // namespace ldeq

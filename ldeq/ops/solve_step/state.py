@@ -1,0 +1,115 @@
+"""What a solve carries from one step to the next, for every backend.
+
+`ldeq.ops.layout` names the columns of its tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..layout import ACTIVE, BEST, FLAGS, IN_START, MEASUREMENTS
+
+@dataclass(frozen=True)
+class StopRule:
+    """When a sample stops.
+
+    - `tol`: the residual at which it stops; a negative one is never met.
+    - `relative`: the residual is ||g|| / ||f|| rather than ||g||.
+    - `batch`: all samples stop together, when the mean of their residuals meets `tol`.
+    """
+
+    tol: float
+    relative: bool
+    batch: bool
+
+
+@dataclass
+class SolveState:
+    """The state of a solve of B samples with D numbers each, on their device.
+
+    - `start`: `(B, D)`, in the dtype of the values that the solve returns.
+    - `measurements`: `(B, 5)` float64. - `flags`: `(B, 5 + m)` int64; see `ldeq.ops.layout`.
+    - `gram`: `(B, m, m)` float64, the products of the residuals g of the history. m is 0 for a solve without one.
+    - `g_ring`: the residuals g by slot. Compiled steps write into one tensor `(m, B, D)`; the reference replaces the entries of
+        a list, so that autograd can follow.
+    - `f_ring`, `values`: by slot, the newest f and what the solve would return for it (f or x). Both are references to what f
+        returned: nothing is copied into them.
+    - `saved_best`: `(B, D)`, the best value of a sample if its slot was needed for a worse one.
+    - `steps`: evaluations taken in so far.
+    """
+
+    start: Tensor
+    measurements: Tensor
+    flags: Tensor
+    gram: Tensor
+    g_ring: Tensor | list[Tensor]
+    saved_best: Tensor
+    f_ring: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    steps: int = 0
+
+    @classmethod
+    def new(cls, start: Tensor, m: int, g_ring: Tensor | None = None) -> SolveState:
+        """The state before the first evaluation.
+
+        Args:
+            start: `(B, D)`, in the dtype of the values that the solve will return.
+            m: pairs kept, 1 to 16; 0 for a solve without a history.
+            g_ring: `(m, B, D)`, memory for compiled steps, not initialised; None for the reference.
+        """
+        batch = start.shape[0]
+        measurements = start.new_full((batch, MEASUREMENTS), math.inf, dtype=wide(start))
+        flags = start.new_zeros((batch, FLAGS + m), dtype=torch.int64)
+        flags[:, ACTIVE] = 1
+        flags[:, BEST] = IN_START
+        gram = start.new_zeros((batch, m, m), dtype=wide(start))
+        return cls(start, measurements, flags, gram, [] if g_ring is None else g_ring, torch.empty_like(start))
+
+    @property
+    def m(self) -> int:
+        return self.gram.shape[-1]
+
+    @property
+    def active(self) -> Tensor:
+        """`(B,)` bool: which samples go on."""
+        return self.flags[:, ACTIVE].bool()
+
+    def push(self, f: Tensor, value: Tensor) -> tuple[int, Tensor | None]:
+        """Puts f and its value into the oldest slot; returns the slot and the value that it held, if any."""
+        slots = max(self.m, 1)
+        slot, evicted = self.steps % slots, None
+        if self.steps < slots:
+            self.f_ring.append(f)
+            self.values.append(value)
+        else:
+            evicted = self.values[slot]
+            self.f_ring[slot], self.values[slot] = f, value
+        self.steps += 1
+        return slot, evicted
+
+    def narrow(self, keep: Tensor) -> SolveState:
+        """The state of the samples `keep` `(b,)` int64 alone."""
+        f_ring = [f[keep] for f in self.f_ring]
+        # What a solve returns is most often f itself, which need not be gathered twice.
+        values = [g if v is f else v[keep] for f, g, v in zip(self.f_ring, f_ring, self.values, strict=True)]
+        g_ring = self.g_ring[:, keep] if isinstance(self.g_ring, Tensor) else [g[keep] for g in self.g_ring]
+        return SolveState(
+            self.start[keep],
+            self.measurements[keep],
+            self.flags[keep],
+            self.gram[keep],
+            g_ring,
+            self.saved_best[keep],
+            f_ring,
+            values,
+            self.steps,
+        )
+
+
+def wide(like: Tensor) -> torch.dtype:
+    """The dtype of measurements and of the small systems: float64 wherever the device has it."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
