@@ -219,7 +219,7 @@ def launch_step(
     if moves or evicted is not None:
         nowhere = x if x_next is None else x_next
         anderson_mix[(batch * tiles,)](
-            padded(f_ring), g_ring, x, nowhere, nowhere if x_cast is None else x_cast, saved_best if evicted is None else evicted,
-            saved_best, alpha, flags, todo, size, stride, width, tiles, m, n, beta,
+            padded(f_ring), g_ring, x, nowhere, nowhere if x_cast is None else x_cast,
+            saved_best if evicted is None else evicted, saved_best, alpha, flags, todo, size, stride, width, tiles, m, n, beta,
             MOVES=moves, EVICTS=evicted is not None, CAST=cast, DAMPED=beta != 1.0, N=rows, BLOCK=block, num_warps=WARPS,
         )  # fmt: skip

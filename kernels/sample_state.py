@@ -85,7 +85,19 @@ def mean_residual(residuals, batch, SUM: tl.constexpr):
 
 @triton.jit
 def decide(
-    measurements, flags, todo, residuals, batch, width, sample, norm, residual, slot, tol, BATCH_STOP: tl.constexpr, SUM: tl.constexpr
+    measurements,
+    flags,
+    todo,
+    residuals,
+    batch,
+    width,
+    sample,
+    norm,
+    residual,
+    slot,
+    tol,
+    BATCH_STOP: tl.constexpr,
+    SUM: tl.constexpr,
 ):
     """Takes in one evaluation of a sample. Returns whether it goes on."""
     measurement = measurements + sample * MEASUREMENTS

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from .. import solvers
+from ..ops.solve_step import MAX_HISTORY
 from ..solvers import Solution
-from ..solvers.anderson import MAX_HISTORY
-from ..solvers.solution import check_choice
+from ..solvers.solver import check_choice
 
 Result = tuple[Tensor, list[Tensor], Any]
 

@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import LdeqError
 from ..ops import current_backend
-from ..solvers import SOLVERS, Solution
+from ..solvers import Solution, as_solver
 from .recorder import Outputs, Recorder, recorder_for
 
 MAX_GRAPHS = 8
@@ -93,7 +92,7 @@ class SolveGraphs:
 
     def _obstacle(self, cell: Any, solvers: Sequence[Any], z0: Tensor, x: Any) -> str | None:
         for solver in solvers:
-            reason = _looks_at_host(solver)
+            reason = _polls(solver)
             if reason is not None:
                 return reason
         if not isinstance(cell, nn.Module):
@@ -336,11 +335,12 @@ class _Replay(torch.autograd.Function):
         return None, None, *ctx.step.backward(grad)
 
 
-def _looks_at_host(solver: Any) -> str | None:
-    function, options = (solver.func, solver.keywords) if isinstance(solver, partial) else (solver, {})
-    if function not in SOLVERS.values():
-        return "the solver is not one of ldeq.solvers (or a functools.partial of one): it may look at the host"
-    every = options.get("check_every", 1)
+def _polls(chosen: Any) -> str | None:
+    """Why a solver may wait for the device, None if it does not."""
+    solver = as_solver(chosen)
+    if solver is None:
+        return "the solver is not one of ldeq.solvers: it may look at the host"
+    every = solver.check_every
     return f"the solver looks at the host (check_every={every}); set check_every=0" if every else None
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from ..ops import use_backend
-from ..solvers import Injected, Solution, Status, fixed_point
-from ..solvers.solution import check_choice
+from ..solvers import Injected, Solution, Status, as_solver, fixed_point
+from ..solvers.solver import check_choice
 from .adjoint import AdjointSolve, ReplaceGradient, Solver, pull_back_through
 from .graphs import SolveGraphs, under_transform
 
@@ -89,9 +90,10 @@ class DEQ(nn.Module):
         if phantom_steps < 1:
             raise ValueError(f"phantom_steps must be >= 1, got {phantom_steps}")
         self.cell = cell
-        self.solver = solver
+        # Options out of range are told here and not at the first call.
+        self.solver = as_solver(solver) or solver
         self.gradient = gradient
-        self.backward_solver = backward_solver or solver
+        self.backward_solver = as_solver(backward_solver or solver) or backward_solver or solver
         if gradient == "implicit":
             self.backward_solver = _backward_solver(self.backward_solver)
         self.phantom_steps = phantom_steps
@@ -166,15 +168,16 @@ def _plain_under_transform() -> AbstractContextManager[object]:
 
 
 def _backward_solver(chosen: Solver) -> Solver:
-    options = chosen.keywords if isinstance(chosen, partial) else {}
-    if options.get("stop") == "motion":
+    solver = as_solver(chosen)
+    if solver is None:
+        return chosen
+    if solver.stop == "motion":
         raise ValueError(
             "backward_solver cannot have stop='motion', whose tolerance is in units of the forward state; give it "
             "stop='relative' and a tol of its own"
         )
     # As documented of `backward_solver`; and nothing could reach the trajectory.
-    own = {name: value for name, value in (("returns", "f"), ("trajectory", False)) if name in options}
-    return partial(chosen, **own) if own else chosen
+    return replace(solver, returns="f", trajectory=False)
 
 
 def _recorded_elsewhere(tensor: Tensor) -> bool:

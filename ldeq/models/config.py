@@ -8,7 +8,7 @@ from typing import Any
 
 from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
-from ..solvers.solution import RETURNS, STOP_SCOPES, check_choice, check_loop
+from ..solvers.solver import RETURNS, STOP_SCOPES, check_choice, check_loop
 
 HISTORY_DTYPES = ("float32", "bfloat16")
 MODEL_STOPS = ("relative", "absolute", "landmarks")

@@ -12,9 +12,9 @@ import enum
 RESIDUAL, NORM, FIRST_NORM, LOWEST, LAST = range(5)
 MEASUREMENTS = 5
 
-# Columns of `flags` `(B, FLAGS + m)`, int64: a `Status`; evaluations so far; 1 while the sample goes on; the slot that holds the
-# best value, or one of the two places below; 1 if the last step mixed several pairs. Then, for each slot, 1 if its pair takes
-# part.
+# Columns of `flags` `(B, FLAGS + m)`, int64: a `Status`; evaluations so far; 1 while the sample goes on; the slot that holds
+# the best value, or one of the two places below; 1 if the last step mixed several pairs. Then, for each slot, 1 if its pair
+# takes part.
 STATUS, ITERATIONS, ACTIVE, BEST, MIXED = range(5)
 FLAGS = 5
 

@@ -185,8 +185,8 @@ def _anderson_step(
 
 
 def _fixed_point_step(
-    x: Tensor, f: Tensor, evicted: Tensor | None, measurements: Tensor, flags: Tensor, saved_best: Tensor, x_next: Tensor | None,
-    x_cast: Tensor | None, slot: int, *options: Any,
+    x: Tensor, f: Tensor, evicted: Tensor | None, measurements: Tensor, flags: Tensor, saved_best: Tensor,
+    x_next: Tensor | None, x_cast: Tensor | None, slot: int, *options: Any,
 ) -> None:  # fmt: skip
     if slot != 0:
         raise RuntimeError(f"slot must be 0: a fixed-point step keeps no history, got {slot}")

@@ -63,7 +63,8 @@ class _BroydenState(SolveState):
     """The estimate of the inverse Jacobian, as pairs u, v `(B, D)`, and what the next correction needs.
 
     - `dx`, `g_before`: the last step and the residual before it.
-    - `corrected`: `(B,)`, whether a sample's step used a pair. - `lowest`: `(B,)`, the lowest ||g|| since its pairs were dropped.
+    - `corrected`: `(B,)`, whether a sample's step used a pair.
+    - `lowest`: `(B,)`, the lowest ||g|| since its pairs were dropped.
     """
 
     us: list[Tensor] = field(default_factory=list)
@@ -96,7 +97,9 @@ class _BroydenStep:
     def __init__(self, m: int) -> None:
         self.m = m
 
-    def __call__(self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool) -> Next:
+    def __call__(
+        self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool
+    ) -> Next:
         own = _as_broyden(state)
         f = f.to(x.dtype)
         g = f - x

@@ -48,10 +48,13 @@ class Evaluation:
         if fx.shape != shape:
             raise ValueError(f"f must keep the shape of its argument {tuple(shape)}, it returned {tuple(fx.shape)}")
         if watched is not None and not _untraceable(fx):
-            if watched.changed():
-                raise ValueError("f changed its argument in place; let it work on a copy, z = z.clone(), or use z.mul() for z.mul_()")
+            # First the values held: without damping, the argument is the last of them.
             for held in self._held:
                 held.check(fx)
+            if watched.written(fx):
+                raise ValueError(
+                    "f changed its argument in place; let it work on a copy, z = z.clone(), or use z.mul() for z.mul_()"
+                )
         return fx
 
     def hold(self, fx: Tensor, f: Tensor, slots: int) -> None:
@@ -67,18 +70,6 @@ class Evaluation:
         assert isinstance(self._f, Selectable)
         self._f = self._f.select(keep)
         self._held.clear()  # the solve holds copies now
-
-
-class _Watched:
-    """A tensor, and what tells whether it has been written to since."""
-
-    def __init__(self, t: Tensor) -> None:
-        self.t = t
-        self.version = -1 if t.is_inference() else t._version
-        self.sample = _sample(t) if self.version < 0 else None
-
-    def changed(self) -> bool:
-        return self.t._version != self.version if self.version >= 0 else _sample(self.t) != self.sample
 
 
 @dataclass(slots=True)
@@ -99,6 +90,23 @@ class _Memory:
         return self.storage == other.storage and self.first < other.last and other.first < self.last
 
 
+class _Watched:
+    """A tensor that f must leave as it is, and what tells whether it has been written to since."""
+
+    def __init__(self, t: Tensor) -> None:
+        self.t = t
+        self.version = -1 if t.is_inference() else t._version
+        self.sample = _sample(t) if self.version < 0 else None
+
+    def written(self, fx: Tensor) -> bool:
+        """Whether f wrote to this tensor in the call that returned fx."""
+        if (self.t._version == self.version) if self.version >= 0 else (_sample(self.t) == self.sample):
+            return False
+        # A large buffer in which each answer has a place of its own counts the writes to all of them together.
+        mine, new = _Memory.of(self.t), _Memory.of(fx)
+        return mine.storage != new.storage or mine.meets(new)
+
+
 class _Held(_Watched):
     """A value that f returned and that the solve still reads."""
 
@@ -112,19 +120,15 @@ class _Held(_Watched):
         Raises:
             ValueError: if this value was written to, or if fx lies in its memory and is not the same constant again.
         """
-        changed = self.changed()
-        if not changed and fx.untyped_storage().data_ptr() != self.memory.storage:
-            return
-        new = _Memory.of(fx)
-        if self.memory.meets(new):
-            if not changed and self.owner() is _owner(fx):
-                return
-            raise ValueError(
-                "f must return a new tensor at each call, it filled one that it returned before; end it with .clone()"
-            )
-        # One large buffer with a place of its own for each value counts the writes to all of them.
-        if changed and new.storage != self.memory.storage:
-            raise ValueError("f changed a tensor that it returned before; end it with .clone()")
+        written = self.written(fx)
+        if written or fx.untyped_storage().data_ptr() == self.memory.storage:
+            constant = not written and self.owner() is _owner(fx)
+            if not constant and self.memory.meets(_Memory.of(fx)):
+                raise ValueError(
+                    "f must return a new tensor at each call, it filled the one that it returned before; end it with .clone()"
+                )
+            if written:
+                raise ValueError("f changed a tensor that it returned before; end it with .clone()")
 
 
 def _owner(t: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..ops.dispatch import transformed
-from ..ops.solve_step import SolveState, StopRule, best_so_far
 from ..ops.layout import ACTIVE, BEST, ITERATIONS, LAST, RESIDUAL, STATUS, Status
+from ..ops.solve_step import StopRule, best_so_far
 from . import buffer_reuse
 from .compaction import Batch, Selectable
 from .evaluation import Evaluation

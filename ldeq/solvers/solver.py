@@ -50,8 +50,8 @@ class Solver(ABC):
     """A sample stops when its residual is at most this; 0 runs the whole budget unless the residual is exactly 0."""
     stop: Stop = "relative"
     """What `tol` is compared with. ``"relative"``: ||f(x) - x|| / ||f(x)||, which never meets a tolerance at a fixed point of
-    exactly zero that is approached from elsewhere. ``"absolute"``: ||f(x) - x||. ``"motion"``: how far the points that `observe`
-    reads have moved since the evaluation before: the L2 distance over d, averaged over P."""
+    exactly zero that is approached from elsewhere. ``"absolute"``: ||f(x) - x||. ``"motion"``: how far the points that
+    `observe` reads have moved since the evaluation before: the L2 distance over d, averaged over P."""
     stop_scope: StopScope = "sample"
     """``"sample"``, or ``"batch"`` to stop all on the mean over the batch, as the published LDEQ loop does."""
     observe: Observe | None = None
@@ -60,9 +60,9 @@ class Solver(ABC):
     returns: Returns = "f"
     """``"f"``, f at the point of lowest residual, or ``"x"``, that point itself."""
     check_every: int = 1
-    """Evaluations between two polls of the host whether all samples have stopped. 0 for none: the whole budget is spent, masked,
-    and the solve can be captured in a CUDA graph. The answer is the same. On a CUDA device a poll is asynchronous, never empties
-    the queue, and ends the solve one poll late."""
+    """Evaluations between two polls of the host whether all samples have stopped. 0 for none: the whole budget is spent,
+    masked, and the solve can be captured in a CUDA graph. The answer is the same. On a CUDA device a poll is asynchronous,
+    never empties the queue, and ends the solve one poll late."""
     compact: float = 0.0
     """Share of the batch, in [0, 1), at or below which f is evaluated on the samples that go on alone; 0 keeps the batch whole.
     Needs an f with a method ``select(rows)``, such as `Injected`, and a poll. A sample's answer is the same if f computes it

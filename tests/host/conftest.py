@@ -6,27 +6,21 @@ from typing import Any
 import pytest
 import torch
 from host_build import host_operators
-from host_install import install, softargmax_module
+from host_install import install
+from targets import Target, uninitialised_memory_is_nan
 
-from ldeq.ops import library
+from ldeq.ops import library, schemas
+from ldeq.ops.softargmax.registration import register_derivatives
 
 
 @pytest.fixture(scope="session")
-def host_library() -> None:
-    """Loads the device code as ``torch.ops.ldeq_host``, with the gradients of the operators that ldeq has."""
+def host_library() -> Iterator[None]:
+    """Loads the device code as ``torch.ops.ldeq_host``, with the schemas and gradients of the operators that ldeq has."""
+    defined = schemas.define("ldeq_host")
     torch.ops.load_library(str(host_operators()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops, "ldeq", torch.ops.ldeq_host)
-        softargmax = softargmax_module()
-        for name, backward, setup in (
-            ("softargmax", softargmax._softargmax_gradient(""), softargmax._softargmax_setup),
-            ("heatmap_readout", softargmax._readout_gradient(""), softargmax._readout_setup),
-        ):
-            torch.library.register_autograd(f"ldeq_host::{name}_forward", backward, setup_context=setup)
-
-
-# Before `device_code` puts others in their place.
-_CPU_OPERATORS = torch.ops.ldeq
+    register_derivatives("ldeq_host")
+    yield
+    del defined
 
 
 @pytest.fixture
@@ -34,13 +28,17 @@ def cpu_operators() -> Any:
     """The operators of the CPU library, for comparison."""
     if library.MISSING is not None:
         pytest.skip(f"native library: {library.MISSING}")
-    return _CPU_OPERATORS
+    return torch.ops.ldeq
 
 
 @pytest.fixture
 def device_code(host_library: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """ldeq's compiled operators are the CUDA ones, built for the CPU; memory that nothing has written yet is NaN."""
-    install(torch.ops.ldeq_host, monkeypatch)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    """ldeq's backend "cpu" is the CUDA code, built for the CPU; memory that nothing has written yet is NaN."""
+    install("ldeq_host", monkeypatch)
+    with uninitialised_memory_is_nan():
+        yield
+
+
+@pytest.fixture
+def target(device_code: None) -> Target:
+    return Target("cpu", "cpu", "ldeq_host")

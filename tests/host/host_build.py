@@ -55,7 +55,7 @@ def host_operators() -> Path:
         "-DTORCH_TARGET_VERSION=0x020a000000000000",
         f"-isystem{home / 'include'}",
     ]
-    sources = [SOURCES / "library.cpp", *sorted(DEVICE_CODE.glob("*.cu"))]
+    sources = sorted(DEVICE_CODE.glob("*.cu"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda source: compile_once(source, f"{source.stem}.o", flags), sources))
     key = hashlib.sha256(repr([COMPILER, *map(str, objects)]).encode())

@@ -23,7 +23,7 @@ void expect(bool good, const char* what) {
 }
 
 template <typename T>
-std::vector<T> numbers(size_t count, int seed) {
+std::vector<T> measurements(size_t count, int seed) {
   std::vector<T> out(count);
   for (size_t i = 0; i < count; ++i) out[i] = Element<T>::store(static_cast<float>(std::sin(double(i) * 1.7 + seed)));
   return out;
@@ -34,8 +34,8 @@ template <typename T>
 void softargmax(int maps, int height, int width) {
   using A = Accumulate<T>;
   const int64_t count = int64_t{height} * width;
-  const auto input = numbers<T>(maps * count, 1), grad_heatmap = numbers<T>(maps * count, 2);
-  const auto grad_xy = numbers<A>(maps * 2, 3), grad_std = numbers<A>(maps, 4);
+  const auto input = measurements<T>(maps * count, 1), grad_heatmap = measurements<T>(maps * count, 2);
+  const auto grad_xy = measurements<A>(maps * 2, 3), grad_std = measurements<A>(maps, 4);
   std::vector<T> heatmap(maps * count), grad(maps * count);
   std::vector<A> xy(maps * 2), std(maps);
   std::vector<double> stats(maps * kStats), parts(maps), beta{0.4};
@@ -50,9 +50,9 @@ void softargmax(int maps, int height, int width) {
 }
 
 template <typename F, typename G>
-void solvers(int64_t size, bool whole_batch) {
+void solvers(int64_t size, bool batch_stop) {
   constexpr int kBatch = 2, kM = 3, kSteps = 4, kColumns = kM + kGramColumns;
-  std::vector<double> recorded(kBatch * kNumbers, INFINITY), gram(kBatch * kM * kM);
+  std::vector<double> recorded(kBatch * kMeasurements, INFINITY), gram(kBatch * kM * kM);
   std::vector<int64_t> flags(kBatch * (kFlags + kM));
   std::vector<float> x(kBatch * size), x_next(kBatch * size), alpha(kBatch * kMaxHistory);
   std::vector<int> todo(kBatch);
@@ -68,27 +68,27 @@ void solvers(int64_t size, bool whole_batch) {
     return f;
   };
   const auto leaving_of = [&](const F* from) {
-    return Leaving{from, kept.data(), sizeof(F), size * sizeof(F) % 16 == 0 && aligned(from, 16) && aligned(kept.data(), 16)};
+    return Evicted{from, kept.data(), sizeof(F), size * sizeof(F) % 16 == 0 && aligned(from, 16) && aligned(kept.data(), 16)};
   };
   begin(kFlags + kM);
   AndersonStep<F, G> p{};
-  p.settle.progress = {recorded.data(), flags.data(), kBatch, kM, 0, 1e-6, true, whole_batch};
-  p.settle.todo = todo.data(), p.settle.gram = gram.data(), p.settle.alpha = alpha.data();
-  p.settle.ridge = 1e-8, p.settle.safeguards = true;
+  p.decision.samples = {recorded.data(), flags.data(), kBatch, kM, 0, 1e-6, true, batch_stop};
+  p.decision.todo = todo.data(), p.decision.gram = gram.data(), p.decision.alpha = alpha.data();
+  p.decision.ridge = 1e-8, p.decision.safeguards = true;
   for (int i = 0; i < kM; ++i) p.g[i] = g.data() + i * kBatch * size;
   p.x = x.data(), p.size = size, p.damping = 0.1f;
   double first = 0;
   for (int step = 0; step < kSteps; ++step) {
     const int slot = step % kM;
-    std::vector<F> leaving = rings[slot];
+    std::vector<F> evicted = rings[slot];
     rings[slot] = evaluate();
     for (int i = 0; i < kM; ++i) p.f[i] = rings[i].data();
     p.f_new = p.f[slot], p.g_new = p.g[slot], p.n = step < kM ? step + 1 : kM, p.x_next = step + 1 < kSteps ? x_next.data() : nullptr;
-    p.leaving = leaving_of(leaving.empty() ? nullptr : leaving.data());
-    p.settle.progress.slot = slot, p.settle.n = p.x_next ? p.n : 0, p.settle.columns = p.x_next ? kGramColumns + p.n : kNormColumns;
-    p.settle.tiles = static_cast<int>(step_tiles(p));
-    std::vector<float> partials(kBatch * kColumns * p.settle.tiles);
-    p.settle.partials = partials.data();
+    p.evicted = leaving_of(evicted.empty() ? nullptr : evicted.data());
+    p.decision.samples.slot = slot, p.decision.n = p.x_next ? p.n : 0, p.decision.columns = p.x_next ? kGramColumns + p.n : kNormColumns;
+    p.decision.tiles = static_cast<int>(step_tiles(p));
+    std::vector<float> partials(kBatch * kColumns * p.decision.tiles);
+    p.decision.partials = partials.data();
     launch_step(p, 0);
     if (step == 0) first = recorded[kLast];
     x = x_next;
@@ -99,7 +99,7 @@ void solvers(int64_t size, bool whole_batch) {
   const int64_t words = size * static_cast<int64_t>(sizeof(F) / sizeof(uint16_t));
   const auto as_words = [](auto& v) { return reinterpret_cast<uint16_t*>(v.data()); };
   for (int i = 0; i < kM; ++i) q.ring[i] = as_words(rings[i]);
-  q.kept = q.start = as_words(kept), q.out = as_words(best), q.flags = flags.data();
+  q.saved_best = q.start = as_words(kept), q.out = as_words(best), q.flags = flags.data();
   q.size = words, q.columns = kFlags + kM, q.n = kM, q.tiles = static_cast<int>(tiles_of(words, kBestTile));
   launch_gather_best(q, kBatch, 0);
 
@@ -107,14 +107,14 @@ void solvers(int64_t size, bool whole_batch) {
   begin(kFlags);
   FixedPointStep<F> r{};
   const std::vector<F> f = evaluate();
-  r.settle = p.settle, r.settle.progress.m = 0, r.settle.progress.slot = 0, r.settle.n = 0, r.settle.columns = kNormColumns;
+  r.decision = p.decision, r.decision.samples.m = 0, r.decision.samples.slot = 0, r.decision.n = 0, r.decision.columns = kNormColumns;
   // Far from converged: both samples go on; the second time they have stopped.
-  r.f = f.data(), r.x = x.data(), r.x_next = x_next.data(), r.size = size, r.beta = 0.5f, r.leaving = leaving_of(f.data());
-  r.settle.tiles = static_cast<int>(step_tiles(r));
-  std::vector<float> partials(kBatch * kNormColumns * r.settle.tiles);
-  r.settle.partials = partials.data();
+  r.f = f.data(), r.x = x.data(), r.x_next = x_next.data(), r.size = size, r.beta = 0.5f, r.evicted = leaving_of(f.data());
+  r.decision.tiles = static_cast<int>(step_tiles(r));
+  std::vector<float> partials(kBatch * kNormColumns * r.decision.tiles);
+  r.decision.partials = partials.data();
   for (double tol : {0.0, 1e9}) {
-    r.settle.progress.tol = tol;
+    r.decision.samples.tol = tol;
     launch_step(r, 0);
   }
   expect(flags[kActive] == 0 && flags[kStatus] == kConverged && x_next == x, "fixed point");

@@ -151,12 +151,12 @@ def test_results_are_laid_out_as_those_of_the_cpu_operators(dtype, cpu_operators
     beta = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     axes = (0.5, 0.1, 0.25, -1.0)
     arguments = (maps, beta, 1.0, 1e-2, *axes)
-    device, cpu = torch.ops.ldeq.softargmax_forward(*arguments, True), cpu_operators.softargmax_forward(*arguments, True)
+    device, cpu = torch.ops.ldeq_host.softargmax_forward(*arguments, True), cpu_operators.softargmax_forward(*arguments, True)
     for got, wanted in zip(device, cpu, strict=True):
         assert got.dtype == wanted.dtype and got.shape == wanted.shape
         close(got, wanted.double(), TOLERANCE[dtype] if got.shape == maps.shape else TOLERANCE[wide(dtype)], size=1)
     grads = (None, torch.randn_like(cpu[1]), None)
-    got = torch.ops.ldeq.softargmax_backward(*grads, maps, beta, 1.0, cpu[3], *axes)
+    got = torch.ops.ldeq_host.softargmax_backward(*grads, maps, beta, 1.0, cpu[3], *axes)
     wanted = cpu_operators.softargmax_backward(*grads, maps, beta, 1.0, device[3], *axes)
     for a, b in zip(got, wanted, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
@@ -185,7 +185,7 @@ def test_no_maps_at_all(empty):
 def test_errors_name_the_argument(change, message):
     given = {"logits": torch.zeros(2, 3, 4, 5), "betas": torch.tensor(1.0, dtype=torch.float64)} | change
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.ldeq.softargmax_forward(*given.values(), 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, False)
+        torch.ops.ldeq_host.softargmax_forward(*given.values(), 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, False)
 
 
 def test_errors_of_the_backward_pass_name_the_argument():
@@ -197,4 +197,4 @@ def test_errors_of_the_backward_pass_name_the_argument():
         ((None, None, None), stats.float(), "stats has another dtype"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.ldeq.softargmax_backward(*grads, maps, one, 1.0, given, 1.0, 0.0, 1.0, 0.0)
+            torch.ops.ldeq_host.softargmax_backward(*grads, maps, one, 1.0, given, 1.0, 0.0, 1.0, 0.0)

@@ -43,5 +43,5 @@ def test_no_write_of_sixteen_bytes_is_taken_apart_and_no_read_waits_for_one():
         if "bf16" not in name or "mix" in name:
             assert "st.v4" in kinds, f"{name}: {kinds}"
     # f, x and eight rows of the history, which a write before them would hold up.
-    gram = found["anderson_gram<float, float, 8, 4>"]
+    gram = found["anderson_measure<float, float, 8, 4>"]
     assert gram[: gram.index("st.v4")].count("ld.v4") == 10, gram

@@ -41,12 +41,12 @@ def cases(everything: bool, capability: int) -> Iterator[Case]:
     flags: dict[str, Any] = {"RELATIVE": True, "SUM": 64}
     for rows in (1, 2, 4, 8, 16) if everything else (8, 16):
         for batch in (False, True) if everything else (False,):
-            constants = {**flags, "MOVES": True, "BATCH": batch, "SAFEGUARDS": True, "N": rows}
-            yield Case(f"anderson_solve m {rows}{' batch' if batch else ''}", "anderson", "anderson_solve", constants, 1)
+            constants = {**flags, "MOVES": True, "BATCH_STOP": batch, "SAFEGUARDS": True, "N": rows}
+            yield Case(f"anderson_decide m {rows}{' batch' if batch else ''}", "anderson", "anderson_decide", constants, 1)
     for batch in (False, True):
-        name = f"fixed_point_record{' batch' if batch else ''}"
-        yield Case(name, "fixed_point", "fixed_point_record", {**flags, "BATCH": batch}, 1)
-    yield Case("measure_batch", "progress", "measure_batch", flags, 1)
+        name = f"fixed_point_decide{' batch' if batch else ''}"
+        yield Case(name, "fixed_point", "fixed_point_decide", {**flags, "BATCH_STOP": batch}, 1)
+    yield Case("measure_batch", "sample_state", "measure_batch", flags, 1)
 
 
 def softargmax_cases(dtype: str, everything: bool) -> Iterator[Case]:
@@ -67,27 +67,28 @@ def softargmax_cases(dtype: str, everything: bool) -> Iterator[Case]:
 
 def solver_cases(dtype: str, everything: bool) -> Iterator[Case]:
     tiles = {8: 1024, 16: 512, **({1: 1024, 2: 1024, 4: 1024} if everything else {})}
-    cast = {"MOVES": True, "LEAVES": True, "CAST": dtype != "fp32"}
+    cast = {"MOVES": True, "EVICTS": True, "CAST": dtype != "fp32"}
     for g in ("fp32", "bf16") if everything else (dtype,):
         types = {**dict.fromkeys(("f", "x_cast", "evicted", "saved_best", "start", "out", "ring"), dtype), "g": g}
         for rows, block in tiles.items():
             for even in (True, False) if everything else (True,):
                 name = f"{dtype} g {g} m {rows}{'' if even else ' odd'}"
-                gram = {"MOVES": True, "BATCH": False, "N": rows, "BLOCK": block}
-                yield Case(f"anderson_gram {name}", "anderson", "anderson_gram", gram, 8, types, even)
+                gram = {"MOVES": True, "BATCH_STOP": False, "N": rows, "BLOCK": block}
+                yield Case(f"anderson_measure {name}", "anderson", "anderson_measure", gram, 8, types, even)
                 mix = {**cast, "DAMPED": True, "N": rows, "BLOCK": block}
                 yield Case(f"anderson_mix {name}", "anderson", "anderson_mix", mix, 4, types, even)
     for even in (True, False) if everything else (True,):
         name = f"{dtype}{'' if even else ' odd'}"
-        move = {"MOVES": True, "CAST": dtype != "fp32", "BATCH": False, "BLOCK": 1024}
-        yield Case(f"fixed_point_move {name}", "fixed_point", "fixed_point_move", move, 4, types, even)
-        yield Case(f"fixed_point_settle {name}", "fixed_point", "fixed_point_settle", {**cast, "BLOCK": 1024}, 4, types, even)
-        yield Case(f"best_so_far {name}", "progress", "best_so_far", {"N": 8, "BLOCK": 1024}, 4, types, even)
+        move = {"MOVES": True, "CAST": dtype != "fp32", "BATCH_STOP": False, "BLOCK": 1024}
+        yield Case(f"fixed_point_measure {name}", "fixed_point", "fixed_point_measure", move, 4, types, even)
+        yield Case(f"fixed_point_undo {name}", "fixed_point", "fixed_point_undo", {**cast, "BLOCK": 1024}, 4, types, even)
+        yield Case(f"best_so_far {name}", "sample_state", "best_so_far", {"N": 8, "BLOCK": 1024}, 4, types, even)
 
 
 # Types of parameters that are not fp32 pointers.
 POINTERS = {
-    "flags": "i64", "todo": "i32", "measurements": "fp64", "gram": "fp64", "stats": "fp64", "betas": "fp64", "grad_betas": "fp64",
+    "flags": "i64", "todo": "i32", "measurements": "fp64", "gram": "fp64", "stats": "fp64", "betas": "fp64",
+    "grad_betas": "fp64",
 }  # fmt: skip
 FLOATS = {"beta", "eps", "scale_x", "offset_x", "scale_y", "offset_y", "tol", "ridge"}
 LONGS = {"stride_b", "stride_k", "stride_h", "stride_w", "stride", "size"}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ldeq.ops
-from ldeq.ops import BackendError, available_backends, backends, current_backend, explain, softargmax, use_backend
-from ldeq.ops.anderson import fused_solves
+from ldeq.ops import BackendError, available_backends, current_backend, dispatch, explain, softargmax, use_backend
+from ldeq.ops.solve_step import AndersonStep
 
 ABSENT = [name for name, reason in available_backends().items() if reason != "available"]
 
@@ -91,27 +91,27 @@ def test_every_backend_has_a_state_or_a_reason() -> None:
 
 def test_the_named_backend_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"torch": lambda: "torch", "cpu": lambda: "cpu", "cuda": lambda: "cuda"}
-    monkeypatch.setitem(backends._implementations, "probe", table)
+    monkeypatch.setitem(dispatch._implementations, "probe", table)
     tensor = torch.zeros(1)
-    assert backends.implementation("probe", tensor)() == "cpu"
-    assert backends.implementation("probe", tensor, "torch")() == "torch"
+    assert dispatch.implementation("probe", tensor)() == "cpu"
+    assert dispatch.implementation("probe", tensor, "torch")() == "torch"
     with use_backend("torch"):
-        assert backends.implementation("probe", tensor)() == "torch"
-        assert backends.implementation("probe", tensor, "cpu")() == "cpu"
+        assert dispatch.implementation("probe", tensor)() == "torch"
+        assert dispatch.implementation("probe", tensor, "cpu")() == "cpu"
 
 
 def test_a_backend_without_the_operator_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(backends._implementations, "probe", {"torch": lambda: "torch"})
+    monkeypatch.setitem(dispatch._implementations, "probe", {"torch": lambda: "torch"})
     with pytest.raises(BackendError, match=r"'cpu' cannot run 'probe': it has no 'probe'.*torch"):
-        backends.implementation("probe", torch.zeros(1), "cpu")
-    assert backends.implementation("probe", torch.zeros(1), "auto")() == "torch"
+        dispatch.implementation("probe", torch.zeros(1), "cpu")
+    assert dispatch.implementation("probe", torch.zeros(1), "auto")() == "torch"
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine where every backend's libraries load, and an operator that all have."""
-    monkeypatch.setattr(backends, "_missing", lambda name: None)
-    monkeypatch.setitem(backends._implementations, "probe", dict.fromkeys(backends.PREFERENCE))
+    monkeypatch.setattr(dispatch, "_missing", lambda name: None)
+    monkeypatch.setitem(dispatch._implementations, "probe", dict.fromkeys(dispatch.PREFERENCE))
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_automatic_choice_takes_the_first_that_serves(pretended: None, device: str, dtype: torch.dtype, taken: str) -> None:
-    assert backends._choose("probe", "auto", device, dtype) == (taken, None)
+    assert dispatch._choose("probe", "auto", device, dtype) == (taken, None)
 
 
 def test_triton_takes_over_where_the_cuda_kernels_cannot_load(pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_missing", lambda name: "an old driver" if name == "cuda" else None)
-    assert backends._choose("probe", "auto", "cuda", torch.bfloat16) == ("triton", None)
+    monkeypatch.setattr(dispatch, "_missing", lambda name: "an old driver" if name == "cuda" else None)
+    assert dispatch._choose("probe", "auto", "cuda", torch.bfloat16) == ("triton", None)
     # Triton's kernels are for float32 and half types.
-    assert backends._choose("probe", "auto", "cuda", torch.float64) == ("torch", None)
-    assert backends._refusal("probe", "cuda", "cuda", torch.float32, False) == "an old driver"
-    monkeypatch.delitem(backends._implementations["probe"], "triton")
-    assert backends._choose("probe", "auto", "cuda", torch.bfloat16) == ("torch", None)
+    assert dispatch._choose("probe", "auto", "cuda", torch.float64) == ("torch", None)
+    assert dispatch._refusal("probe", "cuda", "cuda", torch.float32, False) == "an old driver"
+    monkeypatch.delitem(dispatch._implementations["probe"], "triton")
+    assert dispatch._choose("probe", "auto", "cuda", torch.bfloat16) == ("torch", None)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +148,16 @@ def test_triton_takes_over_where_the_cuda_kernels_cannot_load(pretended: None, m
     ],
 )
 def test_a_named_backend_says_why_it_refuses(pretended: None, name: str, device: str, dtype: torch.dtype, says: str) -> None:
-    _, refusal = backends._choose("probe", name, device, dtype)
+    _, refusal = dispatch._choose("probe", name, device, dtype)
     assert refusal is not None and re.search(says, refusal)
 
 
 def test_the_interpreter_serves_those_who_name_it(pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert backends._choose("probe", "auto", "cpu", torch.float32) == ("cpu", None)
-    assert backends._choose("probe", "triton", "cpu", torch.float32) == ("triton", None)
+    assert dispatch._choose("probe", "auto", "cpu", torch.float32) == ("cpu", None)
+    assert dispatch._choose("probe", "triton", "cpu", torch.float32) == ("triton", None)
     monkeypatch.delenv("TRITON_INTERPRET")
-    assert "tensor on cpu" in str(backends._choose("probe", "triton", "cpu", torch.float32)[1])
+    assert "tensor on cpu" in str(dispatch._choose("probe", "triton", "cpu", torch.float32)[1])
 
 
 def test_explain_names_what_serves_and_why_the_others_do_not() -> None:
@@ -171,14 +171,18 @@ def test_explain_names_what_serves_and_why_the_others_do_not() -> None:
 def test_a_solve_by_name_runs_there_or_raises() -> None:
     """Not silently in plain PyTorch."""
     state = torch.zeros(1, 3)
+
+    def compiled(tensor: torch.Tensor) -> bool:
+        return AndersonStep(tensor).compiled
+
     with use_backend("torch"):
-        assert not fused_solves(state)
-    assert not fused_solves(state.to("meta"))
+        assert not compiled(state)
+    assert not compiled(state.to("meta"))
     if available_backends()["cpu"] == "available":
         with use_backend("cpu"):
-            assert fused_solves(state)
+            assert compiled(state)
             with pytest.raises(BackendError, match="'cpu' cannot run 'anderson_step'"):
-                fused_solves(state.to("meta"))
+                compiled(state.to("meta"))
 
 
 def test_importing_the_package_imports_neither_triton_nor_dynamo() -> None:

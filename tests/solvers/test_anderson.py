@@ -9,8 +9,8 @@ from problems import PROBLEMS, Problem, conditioned, linear, noise, tanh_network
 from torch import Tensor
 
 from ldeq.ops import use_backend
+from ldeq.ops.solve_step.mixing import mixing_weights
 from ldeq.solvers import PUBLISHED, Status, anderson, fixed_point
-from ldeq.solvers.anderson import mixing_weights
 
 Map = Callable[[Tensor], Tensor]
 
@@ -258,7 +258,7 @@ def test_a_plain_step_that_grows_does_not_drop_the_history() -> None:
 
 def test_capped_weights_take_plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     # Six weights of sum one have a norm of 0.41 at least: a cap of 0.1 turns every step into a plain one.
-    monkeypatch.setattr(importlib.import_module("ldeq.solvers.anderson"), "MAX_WEIGHT_NORM", 0.1)
+    monkeypatch.setattr(importlib.import_module("ldeq.ops.solve_step.reference"), "MAX_WEIGHT_NORM", 0.1)
     problem = tanh_network()
     with use_backend("torch"):  # the compiled step has its own constant
         capped = anderson(problem.map(), problem.start(), max_iter=10, tol=0)

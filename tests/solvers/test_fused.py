@@ -11,8 +11,8 @@ from problems import noise
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ldeq.ops import library, scratch, use_backend
-from ldeq.solvers import SOLVERS, Solution, Status, anderson, fixed_point
+from ldeq.ops import library, use_backend
+from ldeq.solvers import SOLVERS, Solution, Status, anderson, buffer_reuse, fixed_point
 
 pytestmark = pytest.mark.skipif(library.MISSING is not None, reason=f"native library: {library.MISSING}")
 
@@ -84,7 +84,7 @@ def test_a_sample_that_stops_alone_is_frozen_and_f_keeps_its_answers(every: int,
 
 @pytest.fixture
 def nothing_left() -> None:
-    scratch._left.__dict__.clear()
+    buffer_reuse._released.__dict__.clear()
 
 
 def crooked(b: int, n: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -95,16 +95,16 @@ def crooked(b: int, n: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
 def test_a_history_finds_the_memory_of_the_last_one(nothing_left: None) -> None:
     f, start = crooked(3, 500)
     first = anderson(f, start, tol=1e-6)
-    kept = scratch._left.storage
+    kept = buffer_reuse._released.storage
     assert kept.nbytes() == 6 * 3 * 500 * 4
     # What was left there must not matter, were it NaN.
     torch.empty(0).set_(kept).fill_(torch.nan)
     same(anderson(f, start, tol=1e-6), first)
-    assert scratch._left.storage.data_ptr() == kept.data_ptr()
+    assert buffer_reuse._released.storage.data_ptr() == kept.data_ptr()
     # Smaller ones fit in, of another type as well; the larger memory stays.
     half = anderson(f, start, tol=1e-6, history_dtype=torch.bfloat16, m=2)
     assert half.converged.all()
-    assert scratch._left.storage.data_ptr() == kept.data_ptr()
+    assert buffer_reuse._released.storage.data_ptr() == kept.data_ptr()
     with torch.inference_mode():
         same(anderson(f, start, tol=1e-6), first)
     same(anderson(f, start, tol=1e-6), first)
@@ -141,10 +141,10 @@ def test_a_solve_that_fails_or_is_large_leaves_nothing(nothing_left: None, monke
 
     with pytest.raises(ValueError, match="shape"):
         anderson(breaks, start)
-    assert not hasattr(scratch._left, "storage")
-    monkeypatch.setattr(scratch, "LIMIT", 6 * 2 * 300 * 4 - 1)
+    assert not hasattr(buffer_reuse._released, "storage")
+    monkeypatch.setattr(buffer_reuse, "LIMIT", 6 * 2 * 300 * 4 - 1)
     anderson(f, start)
-    assert not hasattr(scratch._left, "storage")
+    assert not hasattr(buffer_reuse._released, "storage")
 
 
 # --- what the reference does --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the loop around a solver does: looks at the host, compaction, stopping by motion, what it keeps, mixed precision."""
+"""What the loop around a solver does: polls of the host, compaction, stopping by motion, what it keeps, mixed precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ldeq.ops import use_backend
 from ldeq.solvers import SOLVERS, Injected, Solution, Status, anderson, fixed_point
-from ldeq.solvers.looks import Looks
+from ldeq.solvers.polling import Poll
 
 Solver = Callable[..., Solution]
 
@@ -43,7 +43,7 @@ def crowd() -> tuple[Injected, Tensor]:
     return Injected(lambda z, x: x["slope"] * z + x["shift"] + x["square"] * z * z * x["one"], x), torch.zeros_like(x["shift"])
 
 
-# --- looks --------------------------------------------------------------------------------------------------------------
+# --- polls --------------------------------------------------------------------------------------------------------------
 
 
 def host_reads(run: Callable[[], object]) -> int:
@@ -56,7 +56,7 @@ def host_reads(run: Callable[[], object]) -> int:
 @each_solver
 @each_backend
 @pytest.mark.parametrize("motion", [False, True], ids=["residual", "motion"])
-def test_a_solve_without_looks_reads_nothing_on_the_host(solver: Solver, backend: str, motion: bool) -> None:
+def test_a_solve_without_polls_reads_nothing_on_the_host(solver: Solver, backend: str, motion: bool) -> None:
     problem = tanh_network()
     options: dict[str, Any] = {"stop": "motion", "observe": lambda z: z.flatten(1)} if motion else {}
 
@@ -72,7 +72,7 @@ def test_a_solve_without_looks_reads_nothing_on_the_host(solver: Solver, backend
 @each_solver
 @each_backend
 @pytest.mark.parametrize("every", [0, 2, 7])
-def test_looking_less_often_costs_evaluations_and_nothing_else(solver: Solver, backend: str, every: int) -> None:
+def test_polling_less_often_costs_evaluations_and_nothing_else(solver: Solver, backend: str, every: int) -> None:
     f, start = crowd()
     calls = 0
 
@@ -100,11 +100,11 @@ def test_looking_less_often_costs_evaluations_and_nothing_else(solver: Solver, b
 
 
 @pytest.fixture
-def late_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks as a CUDA device has them: each tells what the one before saw."""
-    plain = Looks.__init__
+def late_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polls as a CUDA device has them: each tells what the one before saw."""
+    plain = Poll.__init__
 
-    def lagging(self: Looks, every: int, device: torch.device) -> None:
+    def lagging(self: Poll, every: int, device: torch.device) -> None:
         plain(self, every, device)
         self.lags = True
 
@@ -112,13 +112,13 @@ def late_looks(monkeypatch: pytest.MonkeyPatch) -> None:
         copy = total.clone()
         return lambda: int(copy)
 
-    monkeypatch.setattr(Looks, "__init__", lagging)
-    monkeypatch.setattr(Looks, "_read_later", staticmethod(read_later))
+    monkeypatch.setattr(Poll, "__init__", lagging)
+    monkeypatch.setattr(Poll, "_read_later", staticmethod(read_later))
 
 
 @each_solver
 @each_backend
-def test_a_look_that_comes_late_ends_the_solve_one_look_late(solver: Solver, backend: str, late_looks: None) -> None:
+def test_a_poll_that_comes_late_ends_the_solve_one_poll_late(solver: Solver, backend: str, late_polls: None) -> None:
     problem = conditioned()
     x = {"rows": torch.arange(6)}
     calls: list[int] = []

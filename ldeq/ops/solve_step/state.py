@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..layout import ACTIVE, BEST, FLAGS, IN_START, MEASUREMENTS
 
+
 @dataclass(frozen=True)
 class StopRule:
     """When a sample stops.

@@ -43,7 +43,9 @@ class Step(Protocol):
     compiled: bool
     """Whether a kernel runs, which writes into the state's own memory."""
 
-    def __call__(self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool) -> Next:
+    def __call__(
+        self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool
+    ) -> Next:
         """Takes in f = f(x).
 
         Args:
@@ -87,15 +89,17 @@ class AndersonStep:
         self._run = implementation("anderson_step", like, backend)
         self.compiled = self._run is not anderson_step_reference
 
-    def __call__(self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool) -> Next:
+    def __call__(
+        self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool
+    ) -> Next:
         slot, evicted = state.push(f, value)
         options = self.beta, self.ridge
         if not self.compiled:
             return Next(self._run(state, x, slot, evicted, stop, advance, *options, self.safeguards, self.history_dtype), None)
         x_next, x_cast = _memory(x, f, advance, cast)
         self._run(
-            x, state.f_ring, evicted, state.g_ring, state.gram, state.measurements, state.flags, state.saved_best, x_next, x_cast,
-            slot, *options, stop.tol, stop.relative, stop.batch, self.safeguards,
+            x, state.f_ring, evicted, state.g_ring, state.gram, state.measurements, state.flags, state.saved_best,
+            x_next, x_cast, slot, *options, stop.tol, stop.relative, stop.batch, self.safeguards,
         )  # fmt: skip
         return Next(x_next, x_cast)
 
@@ -111,7 +115,9 @@ class FixedPointStep:
         # need not be moved. On a GPU the question would synchronise, so there x_next is always written.
         self._takes_over_f = beta == 1.0 and like.device.type == "cpu"
 
-    def __call__(self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool) -> Next:
+    def __call__(
+        self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool
+    ) -> Next:
         slot, evicted = state.push(f, value)
         if not self.compiled:
             return Next(self._run(state, x, slot, evicted, stop, advance, self.beta), None)
