@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: the native libraries, and that top-level ``kernels/`` is installed as ``ldeq.kernels``.
 
-`ldeq/_C.so` (schemas and CPU kernels) and `ldeq/_C_cuda.so` (CUDA kernels) use torch's stable ABI and nothing of Python's, so
+`ldeq/_C.so` (CPU kernels) and `ldeq/_C_cuda.so` (CUDA kernels) use torch's stable ABI and nothing of Python's, so
 that one file serves every torch >= 2.10 and every Python 3. `tools/native_build` compiles them by ninja: some files once per
 instruction set, and nvcc works with a CPU build of torch and without a GPU. Without a compiler, ninja or torch ldeq installs
 all the same, and `ldeq doctor` quotes the reason; build with ``pip install --no-build-isolation``, or the build sees no torch.
@@ -59,8 +59,7 @@ class BuildNative(build_ext):
             self.attempt("LDEQ_BUILD_CUDA", "cuda", "_C_cuda.so", lambda: {"cuda_archs": " ".join(self.tools.archs)})
         report = {"sources": source_hash()}
         report |= self.attempt("LDEQ_BUILD_CPU", "cpu", "_C.so", self.build_cpu)
-        cuda = self.build_cuda if report["cpu"] == "built" else lambda: self.give_up(report["cpu"])
-        report |= self.attempt("LDEQ_BUILD_CUDA", "cuda", "_C_cuda.so", cuda)
+        report |= self.attempt("LDEQ_BUILD_CUDA", "cuda", "_C_cuda.so", self.build_cuda)
         (self.package / "_build.json").write_text(json.dumps(report, indent=1) + "\n")
 
     def attempt(self, variable: str, kind: str, name: str, build: Callable[[], dict[str, str]]) -> dict[str, str]:
@@ -78,10 +77,6 @@ class BuildNative(build_ext):
             if kind == "cpu":
                 self.warn(f"ldeq: the CPU kernels are not built: {error}; operators will run on plain PyTorch")
             return {kind: str(error)}
-
-    @staticmethod
-    def give_up(cpu: str) -> dict[str, str]:
-        raise BuildError(f"the operators' schemas are in the CPU library: {cpu}")
 
     def build_cpu(self) -> dict[str, str]:
         self.build_library(cpu_library(self.tools))

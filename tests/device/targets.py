@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+import ldeq.ops
 from ldeq.ops import triton_library
+
+ON_GPU = os.environ.get("LDEQ_TEST_DEVICE") == "cuda"
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,21 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+if ON_GPU:
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("LDEQ_TEST_DEVICE=cuda, but torch sees no GPU")
+    TARGETS = [Target("cuda", "cuda"), Target("cuda", "triton")]
+else:
+    TARGETS = [Target("cpu", "triton" if triton_library.interpreted() else "cpu")]
+
+
+@contextmanager
+def running_on(target: Target) -> Iterator[None]:
+    reason = ldeq.ops.available_backends()[target.backend]
+    if reason != "available":
+        # A run on a GPU that leaves a backend out would be green for nothing.
+        (pytest.fail if ON_GPU else pytest.skip)(f"backend {target.backend}: {reason}")
+    with ldeq.ops.use_backend(target.backend), uninitialised_memory_is_nan():
+        yield

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from native import step_arguments
 from solve_step_suite import *  # noqa: F403
 from solve_step_suite import FOREVER, begin, take
+from targets import TARGETS, Target, running_on
 
 import ldeq
 from ldeq.ops import BackendError
 from ldeq.solvers import Anderson, Status, anderson
+
+
+@pytest.fixture(params=[Target("cpu", "torch"), *TARGETS], ids=lambda t: f"{t.device}-{t.backend}")
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The reference in plain PyTorch, too."""
+    with running_on(request.param):
+        yield request.param
 
 
 def test_mixed_devices_are_refused(target):
