@@ -17,10 +17,13 @@ from ldeq.data.crop import (
 )
 from ldeq.data.dataset import LandmarkDataset
 from ldeq.data.draw import contact_sheet, draw_landmarks
+from ldeq.data.errors import DataError, FaceError, ImageError, LabelError
 from ldeq.data.ibug300w import load_300w
+from ldeq.data.labels import label_fault
 from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Opening, Part, get_layout
 from ldeq.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image, write_image
+from ldeq.data.pictures import LARGEST_PICTURE, PictureHeader, read_header, read_image
+from ldeq.data.records import FaceRecord, Faces, FaceSet, write_image
 from ldeq.data.sources import open_faces
 from ldeq.data.wflw import WFLW_ATTRIBUTES, load_hih, load_wflw, write_wflw
 from ldeq.data.wflw_v import SPLITS_WFLW_V, VideoRecord, VideoSet, load_wflw_v, write_wflw_v
@@ -30,6 +33,7 @@ __all__ = [
     "IBUG68",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "LARGEST_PICTURE",
     "LAYOUTS",
     "SPLITS_WFLW_V",
     "WFLW98",
@@ -39,14 +43,17 @@ __all__ = [
     "CheckReport",
     "CropRule",
     "DataError",
+    "FaceError",
     "FaceRecord",
     "FaceSet",
     "Faces",
     "ImageError",
+    "LabelError",
     "LandmarkDataset",
     "Layout",
     "Opening",
     "Part",
+    "PictureHeader",
     "SquareBox",
     "VideoRecord",
     "VideoSet",
@@ -58,12 +65,14 @@ __all__ = [
     "draw_landmarks",
     "get_layout",
     "invert",
+    "label_fault",
     "load_300w",
     "load_hih",
     "load_wflw",
     "load_wflw_v",
     "normalise",
     "open_faces",
+    "read_header",
     "read_image",
     "transform_points",
     "warp",

@@ -12,8 +12,9 @@ import numpy as np
 
 from ldeq.data.crop import crop_box, crop_matrix, transform_points, warp
 from ldeq.data.draw import contact_sheet
+from ldeq.data.errors import ImageError
 from ldeq.data.layouts import Layout
-from ldeq.data.records import Faces, ImageError, write_image
+from ldeq.data.records import Faces, write_image
 
 _LISTED = 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any, Literal
 
 import cv2
@@ -22,10 +23,15 @@ from ldeq.data.crop import (
     transform_points,
     warp,
 )
-from ldeq.data.records import FaceRecord, Faces, ImageError
+from ldeq.data.errors import FaceError, ImageError, LabelError
+from ldeq.data.labels import label_fault
+from ldeq.data.records import FaceRecord, Faces
 
 # Region pixels per crop pixel that are kept at least, where a picture is much finer than the crop.
 _OVERSAMPLING = 2
+
+# Faces among which one is sought whose labels the crop rule can be tried on.
+_TRIED = 100
 
 # Pixels, map from their index to index in the picture, map from index in the picture to index in the plain crop.
 _Region = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -58,12 +64,13 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
             than a few times the crop's resolution. Each data-loader worker has a cache of its own; to share one, call
             `preload` before the workers start.
         cache_bytes: the most memory that a cache takes; faces beyond it are read each time.
-        on_error: ``"raise"``, or ``"replace"`` to put the next readable face in the place of one that cannot be read
-            (for training: it is marked in the item and listed in `skipped`).
+        on_error: ``"raise"``, or ``"replace"`` to put the next usable face in the place of one whose picture cannot be read
+            or whose labels cannot be used (for training: it is marked in the item and listed in `skipped`).
 
     Raises:
         ValueError: for a bad argument, and where the crop rule needs what the faces do not carry.
-        ImageError: from an item, where a picture cannot be read and `on_error` is ``"raise"``, or none can.
+        FaceError: from an item, where a face cannot be used and `on_error` is ``"raise"``, or none can: `ImageError` for the
+            picture, `LabelError` for the labels.
     """
 
     def __init__(
@@ -105,7 +112,10 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._threads_set = False
         # A rule that the faces cannot serve is found here and not in a worker.
-        self._square(faces.record(0), (2, 2))
+        first = (faces.record(i) for i in range(min(len(faces), _TRIED)))
+        usable = (record for record in first if label_fault(record.points, self.layout, record.rect) is None)
+        for record in islice(usable, 1):
+            self._square(record, (2, 2))
 
     @property
     def epoch(self) -> int:
@@ -159,6 +169,14 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
         path = self.faces.record(index).image
         return str(path) if path is not None else f"{self.faces.name} #{index}"
 
+    def fault(self, index: int) -> str:
+        """Why face `index` cannot be used, or an empty string where it can: its picture is read again."""
+        try:
+            self._region(index)
+        except FaceError as error:
+            return error.reason
+        return ""
+
     def preload(self) -> int:
         """Fill the cache now, up to its limit, so that workers started later share it.
 
@@ -172,27 +190,27 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
                 break
             try:
                 self._region(index)
-            except ImageError as error:
+            except FaceError as error:
                 self._note(index, error)
         return len(self._cache)
 
     def _open(self, index: int) -> tuple[int, _Region]:
         """The first readable face from `index` on: its number and its region."""
-        failure: ImageError | None = None
+        failure: FaceError | None = None
         for step in range(len(self)):
             source = (index + step) % len(self)
             if source in self._unreadable and self.on_error == "replace":
                 continue
             try:
                 return source, self._region(source)
-            except ImageError as error:
+            except FaceError as error:
                 self._note(source, error)
                 if self.on_error == "raise":
                     raise
                 failure = error
         raise failure or ImageError(self.describe(index), "no picture of the set can be read")
 
-    def _note(self, index: int, error: ImageError) -> None:
+    def _note(self, index: int, error: FaceError) -> None:
         if index not in self._unreadable:
             self._unreadable.add(index)
             self.skipped.append((str(error.path), error.reason))
@@ -206,8 +224,14 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
         """What a sample of face `index` can reach."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        image = self.faces.read(index)
-        square = self._square(self.faces.record(index), image.shape)
+        image, record = self.faces.read(index), self.faces.record(index)
+        needs_rect = self.crop in ("hih", "rect") and not record.precropped
+        fault = label_fault(record.points, self.layout, record.rect if needs_rect else None, image.shape[:2])
+        if fault is None and needs_rect and record.rect is None:
+            fault = f"it has no rectangle, which the crop rule {self.crop!r} needs"
+        if fault is not None:
+            raise LabelError(self.describe(index), fault)
+        square = self._square(record, image.shape)
         to_crop = crop_matrix(square, self.size)
         # Whether or not it is kept, a sample is made from the region: a cache must not change a pixel.
         factor = max(1, int(square.side / self.size / _OVERSAMPLING))

@@ -6,10 +6,18 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ldeq.data.layouts import IBUG68
-from ldeq.data.records import IMAGE_SUFFIXES, DataError, FaceRecord, FaceSet
+from ldeq.data.errors import DataError, LabelError
+from ldeq.data.labels import label_fault
+from ldeq.data.layouts import IBUG68, Layout
+from ldeq.data.paths import entries, some_of
+from ldeq.data.records import IMAGE_SUFFIXES, FaceRecord, FaceSet, none_left
+from ldeq.data.text import read_text
 from ldeq.files import user_path
+
+# Bytes of a .pts file; 68 points take about 1,500.
+_LARGEST_PTS = 1 << 20
 
 _COMMON = ("helen/testset", "lfpw/testset")
 SPLITS_300W: dict[str, tuple[str, ...]] = {
@@ -42,10 +50,11 @@ def load_300w(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
             ``"lfpw-train"``, ``"lfpw-test"``, ``"afw"``, ``"ibug"``.
 
     Returns:
-        The faces sorted by folder and name. Pictures without labels and labels without pictures are in `skipped`.
+        The faces sorted by folder and name. Pictures without labels, labels without pictures, and labels that cannot be
+        used are in `skipped`.
 
     Raises:
-        DataError: for an unknown split, a root without any of the split's folders, or a bad annotation.
+        DataError: for an unknown split, a root without any of the split's folders, or folders without a face to use.
     """
     if split not in SPLITS_300W:
         raise DataError(f"unknown 300-W split {split!r}: choose one of {', '.join(SPLITS_300W)}.")
@@ -55,65 +64,83 @@ def load_300w(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
     folders = SPLITS_300W[split]
     absent = [name for name in folders if not (base / name).is_dir()]
     if len(absent) == len(folders):
-        found = ", ".join(sorted(p.name + ("/" if p.is_dir() else "") for p in base.iterdir())[:8]) or "nothing"
-        raise DataError(f"the 300-W split {split!r} needs {' or '.join(folders)} in {base}; found there: {found}.")
+        raise DataError(f"the 300-W split {split!r} needs {' or '.join(folders)} in {base}; found there: {some_of(base)}.")
     records: list[FaceRecord] = []
     skipped: list[tuple[str, str]] = []
     for name in folders:
         if name not in absent:
-            _collect(base / name, records, skipped)
+            found, left_out = labelled_pictures(base / name, IBUG68)
+            records += found
+            skipped += left_out
     if not records:
-        raise DataError(f"no picture with a .pts file beside it in {', '.join(folders)} of {base}.")
+        why = none_left(skipped) if skipped else "there is no picture with a .pts file beside it"
+        raise DataError(f"no face to load from {', '.join(folders)} of {base}: {why}.")
     title = f"300-W {split}" + (f" without {', '.join(absent)}" if absent else "")
     notes = tuple(f"folder {name} is absent from {base}." for name in absent)
     return FaceSet(title, IBUG68, records, skipped, notes)
 
 
-def _collect(folder: Path, records: list[FaceRecord], skipped: list[tuple[str, str]]) -> None:
+def labelled_pictures(folder: Path, layout: Layout, base: float = 1.0) -> tuple[list[FaceRecord], list[tuple[str, str]]]:
+    """The pictures of a folder that have a ``.pts`` file beside them, and (path, reason) of whatever cannot be used.
+
+    Args:
+        folder: is searched itself, not the folders in it.
+        layout: the landmarks.
+        base: the coordinate of the first pixel's centre.
+    """
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in entries(folder):
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES:
             images.setdefault(path.stem, path)
         elif suffix == ".pts":
             labels[path.stem] = path
+    records: list[FaceRecord] = []
+    skipped: list[tuple[str, str]] = []
     for stem in sorted(images.keys() | labels.keys()):
         if stem not in labels:
             skipped.append((str(images[stem]), "no .pts file beside the picture"))
         elif stem not in images:
             skipped.append((str(labels[stem]), "no picture beside the .pts file"))
         else:
-            records.append(FaceRecord(images[stem], read_pts(labels[stem])))
+            try:
+                points = read_pts(labels[stem], layout.count, base)
+                fault = label_fault(points, layout)
+            except DataError as error:
+                fault = error.reason if isinstance(error, LabelError) else str(error).rstrip(".")
+            if fault is None:
+                records.append(FaceRecord(images[stem], points))
+            else:
+                skipped.append((str(labels[stem]), fault))
+    return records, skipped
 
 
-def read_pts(path: str | os.PathLike[str], count: int = 68) -> np.ndarray:
+def read_pts(path: str | os.PathLike[str], count: int = 68, base: float = 1.0) -> NDArray[np.float32]:
     """Landmarks of a ``.pts`` file, with or without the header and braces.
 
     Args:
-        path: the file; its coordinates are 1-based pixels.
+        path: the file.
         count: number of points expected.
+        base: the coordinate of the first pixel's centre; 1 in 300-W.
 
     Returns:
-        `(count, 2)` float32, 0-based pixels.
+        `(count, 2)` float32, 0-based pixels; not judged.
 
     Raises:
-        DataError: where the file cannot be read, holds something else than numbers, or another number of points.
+        DataError: where the file cannot be read, or is no text.
+        LabelError: where it holds something else than numbers, or another number of points.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise DataError(f"cannot read the annotation {path}: {error.strerror}.") from error
+    text = read_text(path, _LARGEST_PTS)
     body = text.split("{", 1)[1].split("}", 1)[0] if "{" in text else text
     # A file without braces may still carry its header lines.
     lines = [line for line in body.splitlines() if line.strip() and ":" not in line]
     try:
         points = np.array([[float(value) for value in line.replace(",", " ").split()] for line in lines])
     except ValueError:
-        raise DataError(f"the annotation {path} is not made of lines with two numbers, x and y.") from None
+        raise LabelError(path, "it is not made of lines with two numbers, x and y") from None
     if points.shape != (count, 2):
         found = f"{len(lines)} lines" if points.ndim != 2 or points.shape[1] != 2 else f"{len(points)} points"
-        raise DataError(f"{count} points (x, y) expected, {found} found in {path}.")
-    if not np.isfinite(points).all():
-        raise DataError(f"the annotation {path} holds a number that is not finite.")
-    return (points - 1.0).astype(np.float32)
+        raise LabelError(path, f"{count} points (x, y) expected, {found} found")
+    with np.errstate(over="ignore"):
+        return (points - base).astype(np.float32)

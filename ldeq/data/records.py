@@ -1,9 +1,8 @@
-"""What every data set hands out: a face with its labels, a set of faces, and a picture that is certain to be whole."""
+"""What every data set hands out: a face with its labels, and a set of faces."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,33 +12,12 @@ import cv2
 import numpy as np
 
 from ldeq.data.crop import Rect
+from ldeq.data.errors import DataError
 from ldeq.data.layouts import Layout
-from ldeq.errors import LdeqError
+from ldeq.data.pictures import read_image
 from ldeq.files import FileError, user_path, write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
-
-class DataError(LdeqError, ValueError):
-    """A data set, an annotation or a specification that cannot be used; the message says what to do."""
-
-
-class ImageError(DataError):
-    """A picture that is missing, incomplete or not a picture.
-
-    Attributes:
-        path: the file.
-        reason: why, in a few words.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"cannot read the picture {os.fspath(path)}: {reason}.")
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
-        # The default would rebuild it from the message alone, which fails on the way back from a data-loader worker.
-        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,81 +102,10 @@ class FaceSet:
         return FaceSet(name or self.name, self.layout, [self.records[i] for i in indices], self.skipped, self.notes)
 
 
-def read_image(path: str | os.PathLike[str], exif: bool = False) -> np.ndarray:
-    """Read a whole picture.
-
-    OpenCV returns a half-grey picture for a truncated JPEG without a word; this does not.
-
-    Args:
-        path: the file.
-        exif: turn the picture upright as its EXIF orientation says. Right for people's photos, wrong for data sets,
-            whose labels were made on the raw pixels.
-
-    Returns:
-        `(H, W, 3)` RGB uint8. Grey pictures get three equal channels; transparency is dropped.
-
-    Raises:
-        ImageError: where the file is missing, empty, truncated or not a picture.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ImageError(path, "the file does not exist") from None
-    except IsADirectoryError:
-        raise ImageError(path, "it is a folder") from None
-    except OSError as error:
-        raise ImageError(path, error.strerror or str(error)) from error
-    if not data:
-        raise ImageError(path, "the file is empty")
-    if truncated(data):
-        raise ImageError(path, "the file is truncated, its end is missing: copy or download it again")
-    flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(path, f"OpenCV cannot decode it ({error.err})") from error
-    if image is None or image.size == 0:
-        raise ImageError(path, "it is not a picture that OpenCV can decode")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-
-# In JPEG data, 0xFF starts a marker unless a zero, a restart marker or another 0xFF follows.
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
-_JPEG_END, _JPEG_NO_LENGTH = 0xD9, {0xD8, 0x01}
-
-
-def truncated(data: bytes) -> bool:
-    """Whether the bytes of a JPEG, PNG or WebP file stop before the picture does; False for any other format."""
-    if data.startswith(b"\xff\xd8"):
-        return _jpeg_truncated(data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _png_truncated(data)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    return False
-
-
-def _jpeg_truncated(data: bytes) -> bool:
-    # Segments are stepped over by their length: an end marker inside an embedded thumbnail is not the picture's end.
-    position = 2
-    while match := _JPEG_MARKER.search(data, position):
-        marker = match.group(1)[0]
-        if marker == _JPEG_END:
-            return False
-        position = match.end()
-        if marker not in _JPEG_NO_LENGTH:
-            position += int.from_bytes(data[position : position + 2], "big")
-    return True
-
-
-def _png_truncated(data: bytes) -> bool:
-    position = 8
-    while position + 12 <= len(data):
-        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        position += 12 + length
-        if kind == b"IEND":
-            return position > len(data)
-    return True
+def none_left(skipped: Sequence[tuple[str, str]]) -> str:
+    """Why no face of a source is left, in the words of the first that was left out."""
+    path, reason = skipped[0]
+    return f"none of the {len(skipped)} found can be used, and of the first, {path}, the reason is: {reason}"
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:

@@ -6,8 +6,9 @@ import difflib
 import os
 from typing import cast
 
+from ldeq.data.errors import DataError
 from ldeq.data.ibug300w import load_300w
-from ldeq.data.records import DataError, Faces
+from ldeq.data.records import Faces
 from ldeq.data.wflw import load_hih, load_wflw
 from ldeq.data.wflw_v import VideoSet, load_wflw_v
 

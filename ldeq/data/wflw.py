@@ -7,9 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ldeq.data.errors import DataError, ImageError
+from ldeq.data.labels import label_fault
 from ldeq.data.layouts import WFLW98
-from ldeq.data.records import DataError, FaceRecord, Faces, FaceSet, ImageError, read_image, write_image
+from ldeq.data.paths import inside, some_of
+from ldeq.data.pictures import read_header
+from ldeq.data.records import FaceRecord, Faces, FaceSet, none_left, write_image
+from ldeq.data.text import read_lines
 from ldeq.files import user_path, write_atomically
 
 WFLW_ATTRIBUTES: tuple[str, ...] = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
@@ -40,10 +46,11 @@ def load_wflw(root: str | os.PathLike[str], split: str = "train", subset: str | 
         subset: one of `WFLW_ATTRIBUTES`, for the faces that carry this mark only.
 
     Returns:
-        The faces in the order of the list. Those whose picture is missing are in `skipped`.
+        The faces in the order of the list. Those whose picture is missing or whose labels cannot be used are in `skipped`.
 
     Raises:
-        DataError: for an unknown split or subset, a root without the list, or a bad line.
+        DataError: for an unknown split or subset, a root without the list, a line that is not one of such a list, a name
+            that leads out of ``WFLW_images``, or a list in which no face is left.
     """
     if split not in ("train", "test"):
         raise DataError(f"unknown WFLW split {split!r}: choose train or test.")
@@ -58,22 +65,25 @@ def load_wflw(root: str | os.PathLike[str], split: str = "train", subset: str | 
     records: list[FaceRecord] = []
     skipped: list[tuple[str, str]] = []
     present: dict[str, bool] = {}
-    with annotations.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            record = _parse(line, number, annotations, images)
-            if wanted is not None and not record.attributes[wanted]:
-                continue
-            path = str(record.image)
-            if path not in present:
-                present[path] = os.path.isfile(path)
-            if present[path]:
-                records.append(record)
-            else:
-                skipped.append((path, "the file does not exist"))
+    for number, line in read_lines(annotations):
+        if not line.strip():
+            continue
+        record = _parse(line, number, annotations, images)
+        if wanted is not None and not record.attributes[wanted]:
+            continue
+        fault = label_fault(record.points, WFLW98, record.rect)
+        if fault is not None:
+            skipped.append((f"{annotations}, line {number}", fault))
+            continue
+        path = str(record.image)
+        if path not in present:
+            present[path] = os.path.isfile(path)
+        if present[path]:
+            records.append(record)
+        else:
+            skipped.append((path, "the file does not exist"))
     if not records:
-        why = "every picture it names is missing" if skipped else "it names no face of that kind"
+        why = none_left(skipped) if skipped else "it names no face of that kind"
         raise DataError(f"no face to load from {annotations}: {why}.")
     return FaceSet(f"WFLW {split}" + (f"/{wanted}" if wanted else ""), WFLW98, records, skipped)
 
@@ -131,8 +141,7 @@ def _find_list(base: Path, split: str) -> Path:
         raise DataError(f"{expected}: {_PLAIN_FOLDER} has neither rectangles nor marks, unpack {_LIST_FOLDER} as well.")
     if any((base / name).is_dir() and (base / f"{name}.txt").is_file() for name in HIH_SPLITS):
         raise DataError(f"{expected}: this looks like the HIH crops, load them with hih: in place of wflw:.")
-    found = ", ".join(sorted(p.name for p in base.iterdir())[:8]) or "nothing"
-    raise DataError(f"{expected}; found there: {found}.")
+    raise DataError(f"{expected}; found there: {some_of(base)}.")
 
 
 def _parse(line: str, number: int, source: Path, images: Path) -> FaceRecord:
@@ -144,11 +153,16 @@ def _parse(line: str, number: int, source: Path, images: Path) -> FaceRecord:
         values = np.array(columns[:206], dtype=np.float64)
     except ValueError:
         raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
-    if not np.isfinite(values).all():
-        raise DataError(f"line {number} of {source} holds a number that is not finite.")
     x1, y1, x2, y2 = values[196:200].tolist()
     marks = dict(zip(WFLW_ATTRIBUTES, (values[200:206] != 0).tolist(), strict=True))
-    return FaceRecord(images / columns[206], values[:196].reshape(98, 2).astype(np.float32), (x1, y1, x2, y2), marks)
+    picture = inside(images, columns[206], f"line {number} of {source}")
+    return FaceRecord(picture, _float32(values[:196]), (x1, y1, x2, y2), marks)
+
+
+def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """`(196,)` -> `(98, 2)`; what is too large becomes infinite, and the judge of labels finds it."""
+    with np.errstate(over="ignore"):
+        return values.reshape(98, 2).astype(np.float32)
 
 
 def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
@@ -163,10 +177,11 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
             ``"test_illumination"``, ``"test_makeup"``, ``"test_occlusion"``, ``"test_blur"``.
 
     Returns:
-        The faces in the order of the list. Those whose picture is missing are in `skipped`.
+        The faces in the order of the list. Those whose picture is missing or whose labels cannot be used are in `skipped`.
 
     Raises:
-        DataError: for an unknown split, a root without it, or a bad line.
+        DataError: for an unknown split, a root without it, a line that is not one of such a list, a name that leads out of
+            the split's folder, or a list in which no face is left.
     """
     if split not in HIH_SPLITS:
         raise DataError(f"unknown split {split!r} of the HIH crops: choose one of {', '.join(HIH_SPLITS)}.")
@@ -175,44 +190,46 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
     if not source.is_file() or not (base / split).is_dir():
         if not base.is_dir():
             raise DataError(f"the folder {base} of the HIH crops does not exist: pass the one with {split}/ in it.")
-        found = ", ".join(sorted(p.name for p in base.iterdir())[:8]) or "nothing"
-        raise DataError(f"the HIH crops need {split}/ and {split}.txt in {base}; found there: {found}.")
+        raise DataError(f"the HIH crops need {split}/ and {split}.txt in {base}; found there: {some_of(base)}.")
     records: list[FaceRecord] = []
     skipped: list[tuple[str, str]] = []
     side: int | None = None
-    with source.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            columns = line.split()
-            if not columns:
-                continue
-            if len(columns) != 197:
-                raise DataError(f"197 columns (name, x and y of 98 points) expected, {len(columns)} found in line "
-                                f"{number} of {source}.")  # fmt: skip
+    for number, line in read_lines(source):
+        columns = line.split()
+        if not columns:
+            continue
+        if len(columns) != 197:
+            raise DataError(f"197 columns (name, x and y of 98 points) expected, {len(columns)} found in line "
+                            f"{number} of {source}.")  # fmt: skip
+        try:
+            unit = np.array(columns[1:], dtype=np.float64)
+        except ValueError:
+            raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
+        path = inside(base / split, columns[0], f"line {number} of {source}")
+        if not path.is_file():
+            skipped.append((str(path), "the file does not exist"))
+            continue
+        if side is None:
             try:
-                unit = np.array(columns[1:], dtype=np.float64).reshape(98, 2)
-            except ValueError:
-                raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
-            path = base / split / columns[0]
-            if not path.is_file():
-                skipped.append((str(path), "the file does not exist"))
-                continue
-            if side is None:
                 side = _side(path)
-            if side is None:
-                skipped.append((str(path), "it is not a picture that OpenCV can decode"))
+            except ImageError as error:
+                skipped.append((str(path), error.reason))
                 continue
-            records.append(FaceRecord(path, (unit * side).astype(np.float32), precropped=True))
+        points = _float32(unit * side)
+        fault = label_fault(points, WFLW98, size=(side, side))
+        if fault is not None:
+            skipped.append((f"{source}, line {number}", fault))
+            continue
+        records.append(FaceRecord(path, points, precropped=True))
     if not records:
-        raise DataError(f"no face to load from {source}: none of the {len(skipped)} pictures it names is usable.")
+        why = none_left(skipped) if skipped else "it is empty"
+        raise DataError(f"no face to load from {source}: {why}.")
     return FaceSet(f"WFLW {split} (HIH crops)", WFLW98, records, skipped)
 
 
-def _side(path: Path) -> int | None:
-    """Side of the crops, read off one of them: all have the same."""
-    try:
-        height, width = read_image(path).shape[:2]
-    except ImageError:
-        return None
-    if height != width:
-        raise DataError(f"the HIH crops are square, but {path} has {width} x {height} pixels.")
-    return int(width)
+def _side(path: Path) -> int:
+    """Side of the crops, read off one of them: all have the same. Raises `ImageError`."""
+    header = read_header(path)
+    if header.height != header.width:
+        raise DataError(f"the HIH crops are square, but {path} has {header.width} x {header.height} pixels.")
+    return header.width

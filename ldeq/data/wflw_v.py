@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldeq.data.errors import DataError, ImageError, LabelError
+from ldeq.data.labels import FARTHEST_PIXEL, label_fault, sound
 from ldeq.data.layouts import LAYOUTS, Layout
-from ldeq.data.records import DataError, FaceRecord, ImageError
+from ldeq.data.paths import inside, some_of
+from ldeq.data.records import FaceRecord, none_left
+from ldeq.data.text import read_lines
 from ldeq.files import saved_bytes, user_path, write_atomically
+
+# Bytes of the labels of one video; those of an hour at 30 frames a second take 170 million.
+_LARGEST_ARRAY = 1 << 28
 
 SPLITS_WFLW_V: tuple[str, ...] = ("easy", "hard", "all")
 
@@ -116,10 +123,11 @@ def load_wflw_v(root: str | os.PathLike[str], split: str = "all") -> VideoSet:
         split: ``"easy"`` or ``"hard"``, listed in ``easy.txt`` and ``hard.txt``, or ``"all"``.
 
     Returns:
-        The videos in the order of the list, or sorted by id. Those that lack a file are in `skipped`.
+        The videos in the order of the list, or sorted by id. Those that lack a file or whose labels cannot be used are in
+        `skipped`.
 
     Raises:
-        DataError: for an unknown split, a missing folder or list, labels of another shape, or no video at all.
+        DataError: for an unknown split, a missing folder or list, an id that leads out of the folder, or no video at all.
     """
     if split not in SPLITS_WFLW_V:
         raise DataError(f"unknown WFLW-V split {split!r}: choose one of {', '.join(SPLITS_WFLW_V)}.")
@@ -128,8 +136,7 @@ def load_wflw_v(root: str | os.PathLike[str], split: str = "all") -> VideoSet:
         raise DataError(f"the WFLW-V folder {base} does not exist: pass the one with videos, bboxes and landmarks.")
     absent = [name for name in ("videos", "bboxes", "landmarks") if not (base / name).is_dir()]
     if absent:
-        found = ", ".join(sorted(p.name for p in base.iterdir())[:8]) or "nothing"
-        raise DataError(f"WFLW-V needs the folder {' and '.join(absent)} in {base}; found there: {found}.")
+        raise DataError(f"WFLW-V needs the folder {' and '.join(absent)} in {base}; found there: {some_of(base)}.")
     ids = sorted(p.stem for p in (base / "videos").glob("*.mp4")) if split == "all" else _listed(base, split)
     records: list[VideoRecord] = []
     skipped: list[tuple[str, str]] = []
@@ -139,15 +146,17 @@ def load_wflw_v(root: str | os.PathLike[str], split: str = "all") -> VideoSet:
         if missing:
             skipped += [(str(path), "the file does not exist") for path in missing]
             continue
-        records.append(VideoRecord(name, paths[0], *_labels(paths[1], paths[2])))
+        try:
+            records.append(VideoRecord(name, paths[0], *_labels(paths[1], paths[2])))
+        except LabelError as error:
+            skipped.append((str(error.path), error.reason))
     if not records:
-        why = f"files are missing for all {len(ids)} of them" if ids else "there is none"
+        why = none_left(skipped) if ids else "there is none"
         raise DataError(f"no video to load for the split {split!r} in {base}: {why}.")
     counts = sorted({record.points.shape[1] for record in records})
     if len(counts) > 1:
         raise DataError(f"the videos in {base} have different numbers of landmarks, {counts}: keep one layout a folder.")
-    layout = next(layout for layout in LAYOUTS.values() if layout.count == counts[0])
-    return VideoSet(f"WFLW-V {split}", layout, records, skipped)
+    return VideoSet(f"WFLW-V {split}", _of_count(counts[0]), records, skipped)
 
 
 def _listed(base: Path, split: str) -> list[str]:
@@ -155,33 +164,49 @@ def _listed(base: Path, split: str) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path} is missing: it lists the ids of the {split} videos, one a line; or choose split 'all'.")
     # Lists of file names are taken too.
-    return [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [inside(base, line.strip(), f"line {number} of {path}").stem for number, line in read_lines(path) if line.strip()]
 
 
 def _labels(box_path: Path, point_path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     boxes, points = _array(box_path), _array(point_path)
     counts = sorted(layout.count for layout in LAYOUTS.values())
     if points.ndim != 3 or points.shape[1] not in counts or points.shape[2] != 2 or len(points) == 0:
-        raise DataError(f"landmarks of shape (T, {' or '.join(map(str, counts))}, 2) expected in {point_path}, "
-                        f"found {points.shape}.")  # fmt: skip
+        raise LabelError(point_path, f"landmarks of shape (T, {' or '.join(map(str, counts))}, 2) expected, found "
+                         f"{points.shape}")  # fmt: skip
     if boxes.ndim != 2 or boxes.shape[1] < 4 or len(boxes) != len(points):
-        raise DataError(f"boxes of shape ({len(points)}, 4) or wider expected in {box_path}, as there are {len(points)} "
-                        f"frames with landmarks; found {boxes.shape}.")  # fmt: skip
+        raise LabelError(box_path, f"boxes of shape ({len(points)}, 4) or wider expected, as there are {len(points)} "
+                         f"frames with landmarks; found {boxes.shape}")  # fmt: skip
+    layout = _of_count(points.shape[1])
+    bad = ~sound(points, layout)
+    if bad.any():
+        frame = int(np.argmax(bad))
+        raise LabelError(point_path, f"in frame {frame}, {label_fault(points[frame], layout)}")
     boxes = boxes[:, :4]
-    if not (boxes[:, 2:] > boxes[:, :2]).all():
-        row = int(np.argmin((boxes[:, 2:] > boxes[:, :2]).all(1)))
-        raise DataError(f"box {row} of {box_path} is {boxes[row].tolist()}: x1 y1 x2 y2 with x1 < x2 and y1 < y2 expected.")
+    # A comparison with NaN is false.
+    whole = (boxes[:, 2:] > boxes[:, :2]).all(1) & (np.abs(boxes) <= FARTHEST_PIXEL).all(1)
+    if not whole.all():
+        row = int(np.argmin(whole))
+        raise LabelError(box_path, f"box {row} is {boxes[row].tolist()}: finite x1 y1 x2 y2 with x1 < x2 and y1 < y2 expected")
     return boxes.astype(np.float32), points.astype(np.float32)
+
+
+def _of_count(count: int) -> Layout:
+    return next(layout for layout in LAYOUTS.values() if layout.count == count)
 
 
 def _array(path: Path) -> NDArray[np.float64]:
     try:
-        array = np.asarray(np.load(path, allow_pickle=False), np.float64)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read the labels {path}: {error}.") from error
-    if not np.isfinite(array).all():
-        raise DataError(f"the labels {path} hold a number that is not finite.")
-    return array
+        # Mapped, the header is held against the size of the file before memory is asked for.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "fiu":
+            raise LabelError(path, "it is not an array of numbers")
+        if mapped.nbytes > _LARGEST_ARRAY:
+            raise LabelError(path, f"it has {mapped.nbytes} bytes, more than the {_LARGEST_ARRAY} that are read")
+        return np.array(mapped, np.float64)
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        if isinstance(error, LabelError):
+            raise
+        raise LabelError(path, f"it cannot be read ({error})") from error
 
 
 def read_frames(path: str | os.PathLike[str], count: int) -> Iterator[NDArray[np.uint8]]:

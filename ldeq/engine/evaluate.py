@@ -126,7 +126,7 @@ def evaluate(
         unit, size = out.landmarks.float().cpu().numpy(), dataset.size
         for i, index in enumerate(item["index"].tolist()):
             if item["skipped"][i]:
-                skipped.append((dataset.describe(index), "could not be read"))
+                skipped.append((dataset.describe(index), dataset.fault(index)))
                 continue
             to_image = invert(item["matrix"][i].numpy())
             predicted.append(transform_points(to_image, unit[i] * size).astype(np.float32))
@@ -140,7 +140,7 @@ def evaluate(
             progress(done, len(mine))
     model.train(was_training)
     if not predicted:
-        raise DataError(f"none of the {len(mine)} pictures of {dataset.faces.name} could be read; run: ldeq data check")
+        raise DataError(f"none of the {len(mine)} faces of {dataset.faces.name} can be used; run: ldeq data check")
     truth = np.stack(points)
     normaliser = dataset.layout.inter_ocular(truth.astype(np.float64))
     return Evaluation(

@@ -209,7 +209,9 @@ class Trainer:
                 )
         for index, skipped in zip(item["index"].tolist(), item["skipped"].tolist(), strict=True):
             if skipped:
-                self.skipped.setdefault(self.data.describe(index), "could not be read")
+                name = self.data.describe(index)
+                if name not in self.skipped:
+                    self.skipped[name] = self.data.fault(index)
         with torch.no_grad():
             error = (out.landmarks - target).norm(dim=-1).mean(-1)
             left, right = self.layout.outer_eyes
@@ -414,6 +416,6 @@ class Trainer:
     def _report_skipped(self) -> None:
         listed = [s for d in self.data.train_sets for s in getattr(d.faces, "skipped", ())] + list(self.skipped.items())
         if listed and self.main:
-            self.console.warn(f"{len(listed)} pictures could not be used:")
+            self.console.warn(f"{len(listed)} {'face' if len(listed) == 1 else 'faces'} could not be used:")
             for path, reason in listed:
                 self.console.say(f"  {path}: {reason}")

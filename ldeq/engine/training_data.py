@@ -73,6 +73,12 @@ class TrainingData:
         # A batch does not say which of several sources a number belongs to.
         return f"face {index} of one of {len(self.train_sets)} sources"
 
+    def fault(self, index: int) -> str:
+        """Why a face that was skipped cannot be used."""
+        first = self.train_sets[0]
+        known = len(self.train_sets) == 1 and isinstance(first, LandmarkDataset)
+        return (known and cast(LandmarkDataset, first).fault(index)) or "it cannot be used; run: ldeq data check"
+
     def _open_train(self, spec: str) -> LandmarkDataset | SequenceDataset:
         data, size, seed = self.settings.data, self.settings.model.image_size, self.settings.run.seed
         faces = open_faces(spec, "train")

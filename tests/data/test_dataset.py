@@ -192,7 +192,7 @@ def test_rule_that_the_faces_cannot_serve_is_refused_at_once() -> None:
 
 def test_face_outside_its_picture_gives_a_black_crop(make_faces: Make) -> None:
     faces = make_faces(1)
-    faces.record(0).points[:] += 5000
+    faces.record(0).points[:] += 300
     assert LandmarkDataset(faces, 32)[0]["image"].max() == 0
 
 

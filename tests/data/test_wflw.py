@@ -93,7 +93,7 @@ def test_hih_crops(tmp_path: Path) -> None:
     assert len(faces.skipped) == 1
     assert faces.record(0).precropped
     np.testing.assert_allclose(faces.record(0).points, unit * 256, atol=1e-4)
-    with pytest.raises(DataError, match=r"need train/ and train.txt in .*; found there: test_blur, test_blur.txt"):
+    with pytest.raises(DataError, match=r"need train/ and train.txt in .*; found there: test_blur/, test_blur.txt"):
         load_hih(tmp_path, "train")
     with pytest.raises(DataError, match="looks like the HIH crops, load them with hih:"):
         load_wflw(tmp_path, "test")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldeq.data import DataError, FaceRecord, LandmarkDataset, Layout, open_faces
-from ldeq.data.records import ImageError
+from ldeq.data import DataError, FaceRecord, ImageError, LandmarkDataset, Layout, open_faces
 from ldeq.engine import evaluate
 from ldeq.engine.evaluate import join
 from ldeq.engine.report import evaluation_counts, markdown_table, write_report

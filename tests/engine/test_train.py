@@ -202,7 +202,7 @@ def test_unreadable_pictures_are_skipped_counted_and_listed(
     settings = replace(settings, model=replace(settings.model, landmarks=68))
     Trainer(settings).fit(None)
     told = capsys.readouterr().out
-    assert "2 pictures could not be used" in told
+    assert "2 faces could not be used" in told
     assert "face03.jpg" in told
     assert "face04" in told
 

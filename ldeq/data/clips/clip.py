@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from ldeq.data.clips.deformation import Array, Expression, FaceDeformation
 from ldeq.data.clips.motion import DIFFICULTIES, Motion, draw_motion
 from ldeq.data.clips.rendering import FaceRenderer, Image, Occluder, draw_occluder, motion_blur
+from ldeq.data.errors import FaceError
+from ldeq.data.labels import label_fault
 from ldeq.data.layouts import Layout
-from ldeq.data.records import Faces, ImageError
+from ldeq.data.records import Faces
 
 FRAME_SIZES: tuple[tuple[int, int], ...] = ((320, 320), (288, 352), (320, 288))
 """(height, width) of the frames; even, as H.264 with halved colour wants them."""
@@ -183,6 +185,9 @@ def usable(points: NDArray[np.float32], layout: Layout, size: tuple[int, int], m
 
     The whole face must be in the picture, with `margin` of its side about it, and not be seen from the side.
     """
+    fault = label_fault(points, layout, size=size)
+    if fault is not None:
+        return fault
     low, high = points.min(0), points.max(0)
     room = margin * float((high - low).max())
     if (low < room).any() or (high > np.array(size[::-1]) - 1 - room).any():
@@ -198,5 +203,5 @@ def movable(faces: Faces, index: int) -> bool:
     """Whether photo `index` of a set can be read and is `usable`."""
     try:
         return usable(faces.record(index).points, faces.layout, faces.read(index).shape[:2]) is None
-    except ImageError:
+    except FaceError:
         return False

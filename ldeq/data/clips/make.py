@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ldeq.data.clips.clip import TEXTURES, Clip, movable
-from ldeq.data.records import DataError, Faces
+from ldeq.data.errors import DataError
+from ldeq.data.records import Faces
 from ldeq.data.wflw_v import write_wflw_v
 from ldeq.files import user_path, write_atomically
 

@@ -17,7 +17,8 @@ from ldeq.data.augment import Augmentation
 from ldeq.data.clips.clip import TEXTURES, Clip, movable
 from ldeq.data.clips.motion import DIFFICULTIES
 from ldeq.data.crop import compose, crop_box, crop_matrix, transform_points, warp
-from ldeq.data.records import DataError, Faces
+from ldeq.data.errors import DataError
+from ldeq.data.records import Faces
 
 # Frames of the clips that windows are cut from: about five seconds, as in `make_clips`.
 _CLIP = 130
