@@ -82,7 +82,7 @@ class Landmarker:
             return []
         if refine is None:
             refine = 2 if boxes is None and not cropped else 0
-        frame_alone = Tracker(self.model, self.pretrained.crop_scale, TrackingSettings(rwr=False))
+        frame_alone = Tracker(self.model, self.pretrained.crop_scale, TrackingSettings(rwr=False), self.layout)
         states = [FaceState(square, refine) for square in squares]
         return [Face.of(e.points, e.std, self.layout) for e in frame_alone.step([pixels] * len(states), states)]
 
@@ -123,7 +123,8 @@ class Landmarker:
             DetectorError: if the detector cannot be used.
             ValueError: for an unknown filter or an argument out of range.
         """
-        tracker = Tracker(self.model, self.pretrained.crop_scale, tracking or TrackingSettings(rwr=rwr, iters=iters))
+        how = tracking or TrackingSettings(rwr=rwr, iters=iters)
+        tracker = Tracker(self.model, self.pretrained.crop_scale, how, self.layout)
         if isinstance(smooth, str):
             name = smooth
             if not make_filter(name, self.layout).causal:

@@ -178,6 +178,8 @@ def exchanged(points: np.ndarray, layout: Layout) -> bool:
     The line from the left to the right outer eye corner and the line from the eyes down to the mouth must turn
     clockwise in the image, however the head is rolled.
     """
+    if "outer_lip" not in layout.parts:
+        return False
     left, right = (points[i] for i in layout.outer_eyes)
     mouth = points[list(layout.parts["outer_lip"].indices)].mean(0)
     across, down = right - left, mouth - (left + right) / 2

@@ -50,9 +50,10 @@ class Layout:
         count: number of landmarks K.
         mirror: K indices; in a mirrored image, new landmark i is old landmark ``mirror[i]``.
         outer_eyes: the outer corners of the left and of the right eye. Their distance is the inter-ocular distance
-            that normalises errors.
+            that normalises errors. In a layout of one's own any two landmarks whose distance shows the size of the object.
         parts: name of each facial part -> its landmarks, in drawing order.
         openings: ``"mouth"``, ``"left_eye"``, ``"right_eye"`` -> what opens and closes.
+        names: the landmarks' own names, K of them, or none.
 
     Raises:
         ValueError: where `mirror` is not an involution over K landmarks, or an index lies outside the layout.
@@ -64,8 +65,11 @@ class Layout:
     outer_eyes: tuple[int, int]
     parts: Mapping[str, Part] = field(compare=False, repr=False)
     openings: Mapping[str, Opening] = field(default_factory=dict, compare=False, repr=False)
+    names: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.names and len(self.names) != self.count:
+            raise ValueError(f"layout {self.name!r} has {self.count} landmarks but {len(self.names)} names.")
         if len(self.mirror) != self.count:
             raise ValueError(f"layout {self.name!r} has {self.count} landmarks but a mirror map of {len(self.mirror)}.")
         used = [*self.mirror, *self.outer_eyes, *(i for part in self.parts.values() for i in part.indices)]

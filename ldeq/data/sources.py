@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from typing import cast
 
+from ldeq.data.coco import load_coco
+from ldeq.data.csv_faces import load_csv
 from ldeq.data.errors import DataError
 from ldeq.data.ibug300w import load_300w
-from ldeq.data.records import Faces
+from ldeq.data.own_sets import Convention
+from ldeq.data.pts_faces import load_pts
+from ldeq.data.records import Faces, FaceSet
 from ldeq.data.wflw import load_hih, load_wflw
 from ldeq.data.wflw_v import VideoSet, load_wflw_v
 
@@ -17,17 +22,31 @@ KINDS: dict[str, str] = {
     "wflw": "wflw:FOLDER",
     "hih": "hih:FOLDER",
     "synthetic": "synthetic:COUNT",
+    "csv": "csv:FOLDER",
+    "coco": "coco:FILE",
+    "pts": "pts:FOLDER",
 }
 """Kind -> how to write it."""
 
 VIDEO_KIND = "wflw-v"
+
+_OWN = ("split", "layout", "base", "units")
 
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "300w": ("split",),
     "wflw": ("split", "subset"),
     "hih": ("split",),
     "synthetic": ("split", "seed", "size"),
+    "csv": _OWN,
+    "coco": _OWN,
+    "pts": _OWN,
     VIDEO_KIND: ("split",),
+}
+
+_LOADERS: dict[str, Callable[[str, str, str | None, Convention], FaceSet]] = {
+    "csv": load_csv,
+    "coco": load_coco,
+    "pts": load_pts,
 }
 
 # Synthetic faces of another split come from another part of the seed space, so that no test face was trained on.
@@ -39,7 +58,8 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
 
     A specification is ``KIND:WHERE`` and, after ``#``, options separated by commas; a bare word is the split:
     ``300w:~/300w``, ``300w:~/300w#helen-test``, ``wflw:~/WFLW#test,subset=blur``, ``hih:~/WFLW_crops#test_blur``,
-    ``synthetic:500#seed=1``.
+    ``synthetic:500#seed=1``. Data of one's own is ``csv:~/faces``, ``coco:~/faces/train.json`` or ``pts:~/faces``, with a
+    ``layout.yaml`` beside it or ``#layout=FILE``, and ``base=1`` or ``units=fractions`` where coordinates are written so.
 
     Args:
         spec: the specification.
@@ -67,6 +87,8 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
         return load_wflw(where, split, options.get("subset", subset))
     if kind == "hih":
         return load_hih(where, split)
+    if kind in _LOADERS:
+        return _LOADERS[kind](where, split, options.get("layout"), _convention(kind, spec, options))
     count = _integer(spec, "the number of faces", where)
     if count < 1:
         raise DataError(f"the number of faces in {spec!r} must be at least 1.")
@@ -77,6 +99,12 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     from ldeq.data.synthetic import SyntheticFaces
 
     return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+
+
+def _convention(kind: str, spec: str, options: dict[str, str]) -> Convention:
+    units = options.get("units", "pixels")
+    base = options.get("base", "1" if kind == "pts" and units == "pixels" else "0")
+    return Convention(float(_integer(spec, "base", base)), units)
 
 
 def is_video_spec(spec: str) -> bool:

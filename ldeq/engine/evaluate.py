@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 
 from .. import metrics
-from ..data import DataError, LandmarkDataset, invert, normalise, transform_points
+from ..data import DataError, LandmarkDataset, invert, is_known, normalise, transform_points
 from ..models import LDEQ
 from .device import autocast
 from .loading import load_batches
@@ -71,8 +71,9 @@ def protocol_line(model: LDEQ, dataset: LandmarkDataset, images: int, weights: s
     extra = (c.phantom_steps if c.gradient == "jfb" else 1) if c.final_evaluation else 0
     evaluations = f"{c.max_iter} + {extra}" if extra else f"{c.max_iter}"
     stop = f"landmarks moving by {c.tol:g} px" if c.stop == "landmarks" else f"{c.stop} residual {c.tol:g}"
+    normaliser = "inter-ocular distance (outer eye corners" if is_known(layout) else "the layout's normaliser (landmarks"
     return (
-        f"{dataset.faces.name}, {images} images, {layout.name}; NME by inter-ocular distance (outer eye corners "
+        f"{dataset.faces.name}, {images} images, {layout.name}; NME by {normaliser} "
         f"{layout.outer_eyes[0]}, {layout.outer_eyes[1]}) in source pixels; {crop}, {c.image_size} px; "
         f"{c.solver}, at most {evaluations} evaluations, stop at {stop}; {weights}"
     )

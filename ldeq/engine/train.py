@@ -42,9 +42,10 @@ from .optimization import (
 )
 from .report import worst_faces
 from .runlog import RunLog
-from .settings import SettingsError, TrainSettings, from_mapping, to_mapping
+from .settings import TrainSettings, from_mapping, to_mapping
 from .training_data import TrainingData
-from .weights import load_pretrained, save_weights
+from .transfer import transfer
+from .weights import layout_entries, load_pretrained, save_weights
 
 # Steps in a row whose loss or gradient is not finite, after which going on is no use.
 MAX_BAD_STEPS = 20
@@ -242,16 +243,9 @@ class Trainer:
     # --- parts ---
 
     def _start_from(self, name: str) -> None:
-        begin = load_pretrained(name)
-        if begin.layout.name != self.layout.name:
-            raise SettingsError(f"run.start {name} has the landmarks of {begin.layout.name} and the data {self.layout.name}")
-        try:
-            # The number of batches that BatchNorm has seen is not kept in weights.
-            self.model.load_state_dict(begin.model.state_dict())
-        except RuntimeError:
-            raise SettingsError(
-                f"run.start {name} has other layers than model; set the width, depth and landmarks it was trained with"
-            ) from None
+        taken, left = transfer(load_pretrained(name), self.model, self.layout)
+        if self.main:
+            self.console.say(f"start: {taken} weights of {name}" + (f"; drawn at random: {', '.join(left)}" if left else ""))
 
     def _moving_average(self) -> AveragedModel | None:
         decay = self.settings.optim.ema
@@ -328,7 +322,7 @@ class Trainer:
         document = {
             "kind": "training",
             "settings": to_mapping(self.settings),
-            "layout": self.layout.name,
+            **layout_entries(self.layout),
             "position": {"epoch": self.epoch, "step_in_epoch": self.step_in_epoch, "steps_per_epoch": self.steps_per_epoch},
             "world": self.world,
             "best": self.best,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..data import Layout, get_layout
+from ..data import Layout, get_layout, is_known, layout_document, layout_from
 from ..files import user_path
 from ..models import LDEQ, LDEQConfig
 from . import checkpoint
@@ -96,12 +96,28 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
     model.requires_grad_(False)
     return Pretrained(
         model.eval().to(device),
-        get_layout(document["layout"]),
+        layout_in(document, path),
         crop_rule,
         float(crop_scale),
         document.get("card", {}),
         path.stem,
     )
+
+
+def layout_entries(layout: Layout) -> dict[str, Any]:
+    """What weights and checkpoints say of their landmarks: the name, and for a layout of one's own all of it."""
+    own = {} if is_known(layout) else {"layout_definition": layout_document(layout)}
+    return {"layout": layout.name, **own}
+
+
+def layout_in(document: dict[str, Any], path: Path) -> Layout:
+    """The layout of weights or of a checkpoint.
+
+    Raises:
+        DataError: where its definition is damaged.
+    """
+    definition = document.get("layout_definition")
+    return get_layout(document["layout"]) if definition is None else layout_from(definition, str(path))
 
 
 def save_weights(
@@ -133,7 +149,7 @@ def save_weights(
     document = {
         "kind": "weights",
         "model": to_mapping(settings)["model"],
-        "layout": layout.name,
+        **layout_entries(layout),
         "crop": {"rule": settings.data.crop, "scale": settings.data.crop_scale},
         **(extra or {}),
     }

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..data import SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
+from ..data import Layout, SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
 from ..models import LDEQ
 from .crops import VIEWS, follow_crop, move_heatmaps, view_matrix, view_square
 
@@ -158,14 +158,18 @@ class Tracker:
     It holds no state of its own but the time it took (`watch`, stages ``crop`` and ``model``).
     """
 
-    def __init__(self, model: LDEQ, crop_scale: float = 1.2, settings: TrackingSettings | None = None) -> None:
+    def __init__(
+        self, model: LDEQ, crop_scale: float = 1.2, settings: TrackingSettings | None = None, layout: Layout | None = None
+    ) -> None:
         """
         Args:
             model: in eval mode, on the device it shall run on.
             crop_scale: side of the crop over the longer side of the landmarks' box, as the model was trained.
             settings: the defaults if None.
+            layout: of the model's landmarks, for views that are mirrored; the known one of their number if None.
         """
         self.model, self.crop_scale, self.settings = model, crop_scale, settings or TrackingSettings()
+        self.layout = layout
         self.watch = Stopwatch()
 
     def start(self, box: ArrayLike | None = None, refine: int = 0) -> FaceState:
@@ -287,7 +291,7 @@ class Tracker:
         table = numbers.float().cpu().numpy()
         self.watch.add("model", begin)
         k, n = config.landmarks, len(views)
-        mirror = get_layout(k).mirror_index if n > 1 else np.arange(k)
+        mirror = get_layout(self.layout or k).mirror_index if n > 1 else np.arange(k)
         answers = []
         for place, i in enumerate(chosen):
             here = slice(place * n, place * n + n)

@@ -20,7 +20,7 @@ def make_settings(tmp_path: Path) -> Callable[..., TrainSettings]:
     def make(**run: Any) -> TrainSettings:
         data = {"train": ["synthetic:20#size=48"], "val": ["synthetic:6#size=48"], "workers": 0, "cache": True}
         document = {
-            "model": MODEL,
+            "model": {**MODEL, **run.pop("model", {})},
             "data": {**data, **run.pop("data", {})},
             "optim": {"ema": 0.9, **run.pop("optim", {})},
             "run": {"out": str(tmp_path / "run"), "epochs": 2, "batch": 4, "log_every": 1, "device": "cpu", **run},
