@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,18 +100,18 @@ def causal_filters() -> list[str]:
     return [name for name, (kind, _) in FILTERS.items() if kind.causal]
 
 
-def check_places(outputs: dict[str, Path | None], video: Path | None = None) -> None:
+def check_places(outputs: dict[str, Path | None], inputs: Sequence[Path] = ()) -> None:
     """Refuses to write one file over another before anything is computed.
 
     Args:
         outputs: by the option that names them.
-        video: what is read, or None.
+        inputs: the files that are read.
 
     Raises:
         SettingsError: if an output, or the name under which it grows, is the video or another output.
         VideoError: if one cannot be written at all.
     """
-    taken = {} if video is None else {os.path.realpath(video): "the video itself"}
+    taken = {os.path.realpath(path): "the video itself" for path in inputs}
     for option, path in outputs.items():
         if path is None:
             continue

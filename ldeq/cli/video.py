@@ -21,6 +21,7 @@ from ..engine.settings import SettingsError
 from ..landmarker import Landmarker
 from ..video.drawing import Comparison
 from ..video.reading import VideoError, VideoFrame, VideoReader
+from ..video.sources import PictureSequence, camera_rate, open_video
 from ..video.writing import VideoWriter
 from .following import Pipeline, Run, Sink, check_places, counted, progress_of
 from .predict import parse_box
@@ -36,8 +37,8 @@ class Video:
     Example: ldeq video in.mp4 -o out.mp4 --compare
     """
 
-    video: tyro.conf.Positional[Path]
-    """A video, whatever PyAV reads."""
+    video: tyro.conf.Positional[str]
+    """A video file or address; or pictures: a folder, a pattern such as 'frames/*.png', or numbered ones, frames/%04d.png."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where the video with its landmarks goes: .mp4, .m4v, .mov or .mkv; the sound goes along."""
     json: Path | None = None
@@ -46,6 +47,8 @@ class Video:
     """The same as CSV, a row a face."""
     compare: bool = False
     """Draw each frame alone on the left, RwR and its filter on the right, an eye enlarged, flicker below."""
+    fps: float | None = None
+    """Frames a second of pictures, 25 if absent; a video has its own."""
     box: str | None = None
     """x1,y1,x2,y2 in pixels of the first frame, tight around the landmarks, instead of the detector."""
     pipeline: tyro.conf.OmitArgPrefixes[Pipeline] = field(default_factory=Pipeline)
@@ -55,22 +58,23 @@ class Video:
             raise SettingsError("nothing to write: give -o out.mp4, --json or --csv")
         if self.compare and not self.out:
             raise SettingsError("--compare draws a video: give -o out.mp4")
-        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.video)
+        reader = open_video(self.video, self.fps)
         console = Console()
         try:
-            return self._follow(console)
+            with reader:
+                check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, reader.files)
+                return self._follow(reader, console)
         except KeyboardInterrupt:
             console.warn("ended at once; what was computed is saved")
             return INTERRUPTED
 
-    def _follow(self, console: Console) -> int:
+    def _follow(self, reader: VideoReader | PictureSequence, console: Console) -> int:
         box = parse_box(self.box)
         landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device)
         with ExitStack() as stack:
-            reader = stack.enter_context(VideoReader(self.video))
             rate = float(reader.rate)
             console.say(
-                f"{self.video}: {reader.width} x {reader.height}, {rate:.2f} frames/s; {landmarker.pretrained.name} on "
+                f"{reader.shown}: {reader.width} x {reader.height}, {rate:.2f} frames/s; {landmarker.pretrained.name} on "
                 f"{next(landmarker.model.parameters()).device}, {self.pipeline.describe(landmarker)}"
             )
             streams = [self.pipeline.stream(landmarker, rate, box)]
@@ -79,16 +83,16 @@ class Video:
                 streams.append(self.pipeline.stream(landmarker, rate, box, plain=True))
                 titles = ("each frame alone", self.pipeline.describe(landmarker))
                 comparison = Comparison(reader.width, reader.height, landmarker.layout, titles)
-            facts = {"source": str(self.video), "fps": rate}
+            facts = {"source": reader.shown, "fps": rate}
             sink = stack.enter_context(Sink(self.json, self.csv, landmarker, facts, console))
             if self.out:
                 width, height, aspect = reader.width, reader.height, reader.aspect
                 if comparison is not None:
                     width, height, aspect = comparison.width, comparison.height, Fraction(1)
-                sink.video = VideoWriter(self.out, width, height, reader.rate, self.video, reader.start, aspect)
+                sink.video = VideoWriter(self.out, width, height, reader.rate, reader.sound, reader.start, aspect)
             stop = stack.enter_context(StopRequest(lambda: console.say("stopping after this frame; Ctrl-C again ends at once")))
             run = Run(streams, sink, comparison, console, box)
-            progress = stack.enter_context(progress_of(console, self.video.name, reader.count))
+            progress = stack.enter_context(progress_of(console, Path(reader.shown).name, reader.count))
             for frame in run.decoded(iter(reader)):
                 run.step(frame)
                 progress(run.frames)
@@ -104,6 +108,8 @@ class Video:
                 console.warn(f"{reader.problem}; what could be read was used")
             if sink.video is not None and sink.video.problem:
                 console.warn(sink.video.problem)
+            if reader.has_audio and reader.sound is None and self.out:
+                console.warn("the sound is left out: what comes over the network is read once; save it as a file for its sound")
             if not run.found:
                 console.warn("no face was found; give the first one's box with --box x1,y1,x2,y2, or try --detector yunet:FILE")
             return INTERRUPTED if stop.noted else 0
@@ -139,7 +145,9 @@ class Webcam:
                 f"there is no camera {self.camera}, or another program holds it; try --camera 1, or: ldeq video FILE"
             )
         landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device)
-        rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
+        rate, word = camera_rate(capture.get(cv2.CAP_PROP_FPS))
+        if word:
+            console.warn(word)
         with ExitStack() as stack:
             stack.callback(capture.release)
             facts = {"source": f"camera {self.camera}", "fps": rate}

@@ -85,7 +85,7 @@ class Comparison:
     Attributes:
         width: of the pictures it draws.
         height: the same.
-        flicker: every value of both meters, to be averaged at the end.
+        flicker: means of both meters over the frames in which both have a value.
     """
 
     def __init__(self, width: int, height: int, layout: Layout, titles: tuple[str, str]) -> None:
@@ -107,13 +107,15 @@ class Comparison:
         self._trace: deque[tuple[float, float, float]] = deque()
         self._eye: tuple[float, float, float] | None = None
         self._top = 0.5
-        self._sums = np.zeros((2, 2))
+        self._sum, self._count = np.zeros(2), 0
 
     @property
     def flicker(self) -> tuple[float, float]:
-        """Means of both sides so far, in percent of the face's size; NaN without a value."""
-        with np.errstate(invalid="ignore"):
-            left, right = (self._sums[0] / self._sums[1]).tolist()
+        """Means of both sides so far, in percent of the face's size, over the frames that both have; NaN without one.
+
+        A side that loses the face in the hard frames would look steadier otherwise, for it is not judged in them.
+        """
+        left, right = (self._sum / self._count).tolist() if self._count else (float("nan"), float("nan"))
         return left, right
 
     def draw(self, image: Picture, left: Sequence[Face], right: Sequence[Face], time: float) -> Picture:
@@ -126,9 +128,9 @@ class Comparison:
             time: of the frame in seconds.
         """
         values = [meter.step(faces) for meter, faces in zip(self._meters, (left, right), strict=True)]
-        for side, value in enumerate(values):
-            if np.isfinite(value):
-                self._sums[:, side] += (value, 1)
+        if np.isfinite(values).all():
+            self._sum += values
+            self._count += 1
         self._trace.append((time, values[0], values[1]))
         while self._trace[0][0] < time - TRACE_SECONDS:
             self._trace.popleft()

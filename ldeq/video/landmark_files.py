@@ -41,6 +41,7 @@ class LandmarkWriter:
         """
         try:
             self._append(frame, time, faces)
+            self._file.flush()  # a frame that is told of is in the file, even if the process is killed
             self.frames += 1
         except OSError as error:
             raise VideoError(

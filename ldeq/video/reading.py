@@ -24,6 +24,9 @@ DEFAULT_RATE = Fraction(25)
 # Files without a frame rate may declare the unit of their clock instead: 1,000 or 90,000.
 FASTEST = 500
 
+# Seconds after which a silent server is given up.
+SILENCE = 15.0
+
 
 class VideoError(LdeqError, ValueError):
     """A video that cannot be read or written; the message says what to do."""
@@ -42,15 +45,24 @@ def require_av() -> ModuleType:
     return av
 
 
-def open_input(av: Any, path: str | Path) -> Any:
+def open_input(av: Any, path: str | Path, address: bool = False) -> Any:
     """A PyAV container to read from, whatever the encoding of the titles in it.
+
+    Args:
+        av: PyAV.
+        path: a file, or an address.
+        address: whether it is one. A server that is silent for `SILENCE` seconds then ends the reading.
 
     Raises:
         av.error.FFmpegError: if FFmpeg cannot open it.
     """
     # Version 19 keeps bytes that are no UTF-8 as they are, and has no such option any more.
     titles = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-    return av.open(str(path), **titles)
+    if not address:
+        return av.open(str(path), **titles)
+    # Pictures over UDP arrive torn wherever a packet is lost.
+    tcp = {"rtsp_transport": "tcp"} if str(path).lower().startswith("rtsp") else {}
+    return av.open(str(path), options=tcp, timeout=SILENCE, **titles)
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,10 @@ class VideoReader:
     A file that stops in the middle gives what comes before it; `problem` then says so.
 
     Attributes:
-        path: the file.
+        path: the file; None for an address.
+        shown: what to call it.
+        files: everything that is read from disk, and must not be written over.
+        sound: the file whose sound goes along, or None.
         width: of an upright frame in pixels.
         height: the same.
         rate: average frames a second, the declared one.
@@ -93,29 +108,35 @@ class VideoReader:
         problem: what was wrong, in a sentence, known once the frames have been read; None if nothing was.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, address: bool = False, shown: str | None = None) -> None:
         """
+        Args:
+            path: the file, or an address.
+            address: whether it is read over the network.
+            shown: what to call it in sentences; the path if None.
+
         Raises:
             VideoError: if PyAV or the file is missing, or the file holds no frame that can be decoded.
         """
         self._av = require_av()
-        self.path = user_path(path)
-        if not self.path.is_file():
-            what = "it is a folder" if self.path.is_dir() else "there is no such file"
-            raise VideoError(f"cannot read the video {self.path}: {what}")
-        if self.path.stat().st_size == 0:
-            raise VideoError(f"cannot read the video {self.path}: the file is empty")
+        self.path = None if address else user_path(path)
+        self.shown = shown or str(path if self.path is None else self.path)
+        self.sound = self.path
+        self.files = [] if self.path is None else [self.path]
+        if self.path is not None:
+            self._check_file(self.path)
         try:
-            self._container: Any = open_input(self._av, self.path)
-        except self._av.error.FFmpegError as error:
-            raise VideoError(
-                f"cannot read the video {self.path}: it is damaged, incomplete or no video ({error.strerror}); get it anew"
-            ) from error
+            self._container: Any = open_input(self._av, path if self.path is None else self.path, address)
+        except (self._av.error.FFmpegError, OSError) as error:
+            why = "it is damaged, incomplete or no video ({}); get it anew"
+            if address:
+                why = "{}; check the address and the network"
+            raise VideoError(f"cannot read the video {self.shown}: {why.format(error.strerror)}") from error
         cover = self._av.stream.Disposition.attached_pic
         films = [s for s in self._container.streams.video if not s.disposition & cover and s.codec_context is not None]
         if not films:
             self._container.close()
-            raise VideoError(f"cannot read the video {self.path}: it holds no film, only sound, a cover or data")
+            raise VideoError(f"cannot read the video {self.shown}: it holds no film, only sound, a cover or data")
         self._stream = films[0]
         self._stream.thread_type = "AUTO"
         self.has_audio = bool(self._container.streams.audio)
@@ -124,19 +145,26 @@ class VideoReader:
         self.count: int | None = self._stream.frames or None
         self.start = (self._container.start_time or 0) / self._av.time_base
         self.problem: str | None = None
-        self._damaged = 0
+        self._damaged = self._corrupt = 0
         self._decoded = self._decode()
         self._next: Any = next(self._decoded, None)
         if self._next is None:
             self._container.close()
             reason = self.problem or "none of its frames can be decoded; get it anew"
-            raise VideoError(f"cannot read the video {self.path}: {reason}")
+            raise VideoError(f"cannot read the video {self.shown}: {reason}")
         self.rotation = round(self._next.rotation / 90) * 90 % 360
         self._size = (self._next.width, self._next.height)
         upright = self.rotation % 180 == 0
         self.width, self.height = self._size if upright else self._size[::-1]
         aspect = Fraction(self._stream.sample_aspect_ratio or 1)
         self.aspect = aspect if upright else 1 / aspect
+
+    def _check_file(self, path: Path) -> None:
+        if not path.is_file():
+            what = "it is a folder" if path.is_dir() else "there is no such file"
+            raise VideoError(f"cannot read the video {path}: {what}")
+        if path.stat().st_size == 0:
+            raise VideoError(f"cannot read the video {path}: the file is empty")
 
     def __enter__(self) -> VideoReader:
         return self
@@ -158,9 +186,11 @@ class VideoReader:
         if self.problem is None and self.count is not None:
             missing = self.count - index
             if missing > max(MISSING_FRAMES, MISSING_SHARE * self.count):
-                self.problem = f"{self.path} is incomplete: {index} of its {self.count} frames could be read"
+                self.problem = f"{self.shown} is incomplete: {index} of its {self.count} frames could be read"
         if self.problem is None and self._damaged:
-            self.problem = f"{self.path} is damaged: {self._damaged} of its packets could not be decoded"
+            self.problem = f"{self.shown} is damaged: {self._damaged} of its packets could not be decoded"
+        if self.problem is None and self._corrupt:
+            self.problem = f"{self.shown} is damaged: the decoder marks {self._corrupt} of its {index} frames as corrupt"
 
     def _picture(self, frame: Any) -> NDArray[np.uint8]:
         if (frame.width, frame.height) != self._size:  # some files change their size on the way
@@ -177,7 +207,7 @@ class VideoReader:
             except StopIteration:
                 return
             except self._av.error.FFmpegError as error:
-                self.problem = f"{self.path} cannot be read beyond frame {count} ({error.strerror})"
+                self.problem = f"{self.shown} cannot be read beyond frame {count} ({error.strerror})"
                 return
             try:
                 frames = packet.decode()
@@ -187,4 +217,6 @@ class VideoReader:
                 continue
             for frame in frames:
                 count += 1
+                # Decoders conceal damage: the frame looks whole, and its faces are where they were.
+                self._corrupt += bool(frame.is_corrupt)
                 yield frame

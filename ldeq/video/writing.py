@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .encoders import choose_encoder
 from .reading import VideoError, open_input, require_av
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
@@ -27,17 +29,20 @@ COPIED_AUDIO = {
 # Of the rates that AAC knows, those in use; any other is resampled to the last.
 AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
-# Fine enough for every frame rate in use, and what MPEG has always counted in.
-TIME_BASE = Fraction(1, 90_000)
-
-# x264's scale of quality, 0 lossless, 51 worst: drawn lines and small text stay sharp.
-QUALITY = 18
-
-# An MP4 file in fragments plays as far as it goes, whatever ends it: a full disk, a lost machine.
-FRAGMENTED = "+frag_keyframe+delay_moov"
-
-# Frames between two key frames, and so the most that a fragment holds.
-KEY_FRAME_EVERY = 125
+# A file in fragments plays as far as it goes, whatever ends it: a full disk, a lost machine, kill -9. What is in memory then is
+# lost: a fragment, and what the encoder holds back. Units are FFmpeg's: microseconds, and milliseconds for Matroska's clusters.
+FRAGMENT = 0.3
+FLUSHED = {
+    "flush_packets": "1",
+    # A track of sound that ends early, or begins late, must not hold the pictures back either.
+    "max_interleave_delta": str(round(1e6 * FRAGMENT)),
+}
+# The head of an MP4 file waits for the first packet of each track, so that it can say when each begins; it cannot wait for a
+# sound that begins late. Then it is written at once, and pictures must come in the order in which they are shown.
+MP4_HEAD = "+delay_moov"
+MP4_HEAD_AT_ONCE = "+empty_moov"
+FRAGMENTED_MP4 = {**FLUSHED, "frag_duration": str(round(1e6 * FRAGMENT))}
+FRAGMENTED_MKV = {**FLUSHED, "cluster_time_limit": str(round(1e3 * FRAGMENT))}
 
 _BT709 = 1
 _LIMITED = 1
@@ -58,7 +63,7 @@ class VideoWriter:
         path: where the file shall be.
         partial: where it is until then.
         frames: written so far.
-        problem: why the sound is not whole, in a sentence; None if it is.
+        problem: why the sound is not whole, or the pictures are not H.264, in a sentence; None if all is well.
     """
 
     def __init__(
@@ -82,42 +87,47 @@ class VideoWriter:
             aspect: width of a pixel over its height.
 
         Raises:
-            VideoError: if PyAV is missing, the suffix is another one, or the file cannot be written.
+            VideoError: if PyAV is missing, the suffix is another one, the rate is none, or the file cannot be written.
         """
+        if not (math.isfinite(rate) and rate > 0):
+            raise VideoError(f"a video needs a positive number of frames a second, got {rate}")
         self._av = require_av()
         self.path = checked_path(path)
         self.partial = partial_path(self.path)
         self.size = (width, height)
         suffix = self.path.suffix.lower()
+        self._rate = Fraction(rate).limit_denominator(100_000)
+        even = width + width % 2, height + height % 2
+        self._encoder = choose_encoder(self._av, suffix, *even, self._rate)  # before there is a file
         self._errors = (OSError, self._av.error.FFmpegError)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.partial.open("wb").close()  # FFmpeg opens its file with the first frame: too late to say that it cannot
-            options = {} if suffix == ".mkv" else {"movflags": FRAGMENTED}
+            self._sound = None if sound is None else _Sound(self._av, Path(sound), sound_start, COPIED_AUDIO[suffix])
+            late = self._sound is not None and self._sound.begins > FRAGMENT
+            head = {"movflags": MP4_HEAD_AT_ONCE if late else MP4_HEAD}
+            options = FRAGMENTED_MKV if suffix == ".mkv" else {**FRAGMENTED_MP4, **head}
             self._container: Any = self._av.open(str(self.partial), "w", options=options)
         except self._errors as error:
             raise VideoError(f"cannot write {self.path}: {reason(error)}; choose another place") from error
-        self._rate = Fraction(rate).limit_denominator(100_000)
-        settings = {"crf": str(QUALITY), "preset": "veryfast", "g": str(KEY_FRAME_EVERY)}
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options=settings)
-        self._stream.width, self._stream.height = width + width % 2, height + height % 2
-        self._stream.pix_fmt = "yuv420p"
+        self._stream = self._container.add_stream(self._encoder.name, rate=self._rate)
         context = self._stream.codec_context
-        context.time_base = TIME_BASE
+        self._encoder.configure(context, *even, self._rate, reorder=not late)
         # Untagged colours are guessed from the size of the picture.
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
         if aspect != 1:
             context.sample_aspect_ratio = aspect
-        self._sound = (
-            None if sound is None else _Sound(self._av, Path(sound), self._container, sound_start, COPIED_AUDIO[suffix])
-        )
+        if self._sound is not None:
+            self._sound.attach(self._container)
         self._last = -1
         self._open = True
         self.frames = 0
 
     @property
     def problem(self) -> str | None:
+        if self._encoder.plays is not None:
+            return f"{self.path} is encoded by {self._encoder.name}, for this FFmpeg has no H.264: {self._encoder.plays}"
         return None if self._sound is None else self._sound.problem
 
     def __enter__(self) -> VideoWriter:
@@ -144,8 +154,9 @@ class VideoWriter:
             image = np.pad(image, ((0, self.size[1] % 2), (0, self.size[0] % 2), (0, 0)), mode="edge")
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-        self._last = max(self._last + 1, round(time / TIME_BASE))
-        frame.pts, frame.time_base = self._last, TIME_BASE
+        time_base = self._encoder.time_base
+        self._last = max(self._last + 1, round(time / time_base))
+        frame.pts, frame.time_base = self._last, time_base
         try:
             self._container.mux(self._stream.encode(frame))
             if self._sound is not None:
@@ -175,7 +186,7 @@ class VideoWriter:
                     if self.frames:
                         self._container.mux(self._stream.encode(None))
                         if self._sound is not None:
-                            self._sound.copy(float(self._last * TIME_BASE + 1 / self._rate))
+                            self._sound.copy(float(self._last * self._encoder.time_base + 1 / self._rate))
                             self._sound.finish()
                 finally:
                     if self._sound is not None:
@@ -255,8 +266,9 @@ class _Sound:
     `problem` says why the track is missing or ends early; pictures are worth more than their sound, so nothing raises for it.
     """
 
-    def __init__(self, av: Any, path: Path, output: Any, start: float, copied: tuple[str, ...]) -> None:
-        self._output, self._start = output, start
+    def __init__(self, av: Any, path: Path, start: float, copied: tuple[str, ...]) -> None:
+        self._start = start
+        self._source: Any = None
         self._input = open_input(av, path)
         self._error = av.error.FFmpegError
         self._packets: Any = iter(())
@@ -271,13 +283,27 @@ class _Sound:
             self.problem = f"the sound of {path} is left out: this FFmpeg does not know its codec"
             return
         self._encode = context.codec.canonical_name not in copied
+        self._source = source
+        self._packets = self._input.demux(source)
+        self._advance()
+
+    @property
+    def begins(self) -> float:
+        """Seconds after the first picture at which the sound begins; 0 without sound."""
+        if self._next is None or self._next.dts is None:
+            return 0.0
+        return float(self._next.dts * self._next.time_base) - self._start
+
+    def attach(self, output: Any) -> None:
+        """Adds the track to a file, which must not have been written to."""
+        if self._source is None:
+            return
+        self._output, context = output, self._source.codec_context
         if self._encode:
             rate = context.sample_rate if context.sample_rate in AAC_RATES else AAC_RATES[-1]
             self._stream = output.add_stream("aac", rate=rate, layout="mono" if context.layout.nb_channels == 1 else "stereo")
         else:
-            self._stream = output.add_stream_from_template(source)
-        self._packets = self._input.demux(source)
-        self._advance()
+            self._stream = output.add_stream_from_template(self._source)
 
     def _advance(self) -> None:
         try:

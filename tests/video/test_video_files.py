@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from ldeq import Face
 from ldeq.data import IBUG68
+from ldeq.video import encoders
+from ldeq.video.encoders import Encoder, choose_encoder
 from ldeq.video.landmark_files import CsvLandmarks, JsonLandmarks
 from ldeq.video.reading import VideoError, VideoReader
-from ldeq.video.writing import KEY_FRAME_EVERY, VideoWriter
+from ldeq.video.writing import VideoWriter
 
 
 def pattern(width: int, height: int, t: int = 0) -> NDArray[np.uint8]:
@@ -197,12 +199,12 @@ def test_pixels_that_are_not_square_stay_so(tmp_path: Path, rotation: int, expec
 def test_a_machine_that_dies_leaves_a_file_that_plays(tmp_path: Path) -> None:
     out = VideoWriter(tmp_path / "a.mp4", 96, 64, 25)
     noise = np.random.default_rng(0)
-    for t in range(2 * KEY_FRAME_EVERY + 60):
+    for t in range(100):
         out.write(noise.integers(0, 255, (64, 96, 3)).astype(np.uint8), t / 25)
     dead = tmp_path / "dead.mp4"
     dead.write_bytes(out.partial.read_bytes())  # nothing was closed
     with VideoReader(dead) as video:
-        assert sum(1 for _ in video) >= KEY_FRAME_EVERY
+        assert sum(1 for _ in video) >= 100 - 25
     out.close()
     data = out.path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
@@ -361,3 +363,77 @@ def test_landmarks_survive_json_and_csv(tmp_path: Path) -> None:
     JsonLandmarks(tmp_path / "b.json", {}).close(complete=False)
     assert len(json.loads((tmp_path / "b.json").read_text())["frames"]) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json", "b.json"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("fps", [3.0, 25.0, 60.0])
+@pytest.mark.parametrize("sound", ["none", "short", "late"])
+def test_at_most_a_second_of_a_small_film_is_in_memory(tmp_path: Path, suffix: str, fps: float, sound: str) -> None:
+    """160 x 120 pixels fill no buffer: what is on disk while the film is written is what kill -9 leaves."""
+    tone = None
+    if sound != "none":
+        times = [0.0, 1.0] if sound == "short" else [0.0, 9.0]
+        tone = write_clip(tmp_path / "tone.mkv", [pattern(96, 64)] * 2, times, sound="aac")
+    out = VideoWriter(tmp_path / f"a{suffix}", 160, 120, fps, tone, -4.0 if sound == "late" else 0.0)
+    count = int(6 * fps)
+    for t in range(count):
+        out.write(pattern(160, 120, t % 30), t / fps)
+        if t >= fps and t % max(1, int(fps / 2)) == 0:
+            dead = tmp_path / f"dead{suffix}"
+            dead.write_bytes(out.partial.read_bytes())
+            assert read_clip(dead)[-1][0] >= t / fps - 1.0
+    out.close()
+    assert len(read_clip(out.path)) == count
+
+
+def test_without_x264_another_encoder_writes_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = tuple(e for e in encoders.ENCODERS if not e.name.startswith("h264") and e.name != "libx264")
+    monkeypatch.setattr(encoders, "ENCODERS", (Encoder("x264_that_is_not_there"), Encoder("h264_nvenc"), *without))
+    for suffix in (".mp4", ".mov", ".mkv"):
+        with VideoWriter(tmp_path / f"a{suffix}", 97, 65, 25) as out:
+            for t in range(12):
+                out.write(pattern(97, 65, t), t / 25)
+        assert out.problem is not None and "has no H.264" in out.problem
+        frames = read_clip(out.path)
+        assert len(frames) == 12
+        assert frames[-1][0] == pytest.approx(11 / 25, abs=0.01)
+        assert close(np.ascontiguousarray(frames[5][1][:65, :97]), pattern(97, 65, 5), 10)
+
+
+def test_without_any_encoder_there_is_a_sentence_and_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "ENCODERS", (Encoder("x264_that_is_not_there"), Encoder("h264_nvenc")))
+    with pytest.raises(VideoError, match=r"no encoder of this FFmpeg writes 96 x 64 pixels to \.mp4 files.*pip install av"):
+        VideoWriter(tmp_path / "a.mp4", 96, 64, 25)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(VideoError, match="no encoder"):
+        choose_encoder(av, ".mp4", 96, 64, Fraction(25))
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_a_frame_rate_that_is_none_leaves_no_file(tmp_path: Path, rate: float) -> None:
+    with pytest.raises(VideoError, match="positive number of frames a second"):
+        VideoWriter(tmp_path / "a.mp4", 96, 64, rate)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flipped_bits_that_the_decoder_conceals_are_told(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    base = noise.integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    path = write_clip(tmp_path / "a.mp4", [np.roll(base, t, 1) for t in range(40)])
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat") + 3000
+    for i in range(begin, min(begin + 40_000, len(data) - 4000), 900):
+        data[i] ^= 0x55
+    path.write_bytes(data)
+    with VideoReader(path) as video:
+        count = sum(1 for _ in video)
+    with av.open(str(path)) as container:
+        marked = 0
+        for packet in container.demux(video=0):
+            try:
+                marked += sum(frame.is_corrupt for frame in packet.decode())
+            except av.error.FFmpegError:
+                marked += 1
+    assert marked
+    assert count
+    assert video.problem is not None and "is damaged" in video.problem
