@@ -28,6 +28,8 @@ class Train:
     resume: str | None = None
     """``auto`` for the newest checkpoint in run.out, or the path of a checkpoint. Without it a folder that holds checkpoints
     is refused."""
+    allow_changes: bool = False
+    """With --resume: go on although settings changed that change the run's course, such as the learning rate."""
     amp: Literal["off", "bf16"] | None = None
     """Short for --set run.amp=..."""
 
@@ -37,7 +39,7 @@ class Train:
             settings = replace(settings, run=replace(settings.run, amp=self.amp))
         with process_group(resolve_device(settings.run.device)):
             trainer = Trainer(settings)
-            trainer.fit(self.resume)
+            trainer.fit(self.resume, self.allow_changes)
             if trainer.main:
                 trainer.console.say(f"done: {trainer.folder}")
         return 0

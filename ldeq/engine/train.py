@@ -3,46 +3,48 @@
 What a step does depends on the settings, the weights and (epoch, step) alone: the order of faces comes from (seed, epoch),
 the variation of each from (seed, epoch, face), the learning rate from the step. So a run that was stopped anywhere and
 resumed gives the same weights, bit for bit on the same machine, as one that was not.
+
+Each epoch is saved first and validated then: whatever ends a validation, nothing is lost, and a resume makes up for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
-from ..data import contact_sheet, normalise, write_image
+from ..data import DataError, LandmarkDataset, contact_sheet, write_image
 from ..errors import LdeqError
 from ..files import user_path
 from ..models import LDEQ
-from ..models.sequence import WarmStarts
 from . import checkpoint
 from .checkpoint import CheckpointError
-from .console import Console
-from .device import autocast, memory_mb, resolve_device
+from .console import Console, TrainingDisplay
+from .convergence import ConvergenceWatch
+from .device import resolve_device
+from .distributed import agreed, naming_lost_processes, share_buffers
+from .documents import TrainingDocument, training_document
 from .evaluate import Evaluation, evaluate, join
 from .interruption import StopRequest
-from .optimization import (
-    flicker_loss,
-    landmark_loss,
-    learning_rate,
-    make_optimizer,
-    moving_average,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from .loading import LoaderError, dead_loaders_told
+from .optimization import learning_rate, optimizer_tensors, restore_optimizer
 from .report import worst_faces
+from .resume import FIXED, changes, describe
+from .run_lock import RunLock
 from .runlog import RunLog
-from .settings import TrainSettings, from_mapping, to_mapping
+from .settings import SettingsError, TrainSettings, to_mapping
+from .step import TrainingStep
 from .training_data import TrainingData
 from .transfer import transfer
 from .weights import layout_entries, load_pretrained, save_weights
@@ -53,6 +55,10 @@ MAX_BAD_STEPS = 20
 
 class TrainingError(LdeqError, RuntimeError):
     """Training cannot go on; the message says why and what to do."""
+
+
+class _Stopped(LdeqError):
+    """A validation was given up because the user asked to stop."""
 
 
 class Trainer:
@@ -93,152 +99,115 @@ class Trainer:
         # A run that goes on has weights of its own.
         if run.start is not None and not checkpoint.checkpoints(self.folder):
             self._start_from(run.start)
-        self.ema = self._moving_average()
-        self.optimizer = make_optimizer(self.model, settings.optim)
-        self.parallel: nn.Module = WarmStarts(self.model) if settings.data.sequence else self.model
-        if self.world > 1:
-            self.parallel = DistributedDataParallel(
-                self.parallel, device_ids=[self.device.index] if self.device.type == "cuda" else None
-            )
+        self.train_step = TrainingStep(settings, self.model, self.layout)
+        self.ema, self.optimizer = self.train_step.ema, self.train_step.optimizer
+        self.watch = ConvergenceWatch(settings.model.tol, settings.model.stop != "absolute", self.total_steps)
         self.epoch = 0
         self.step_in_epoch = 0
         self.best: float | None = None
-        self.bad_steps = 0
+        self.saved = 0
+        self.validation_due = False
         self.skipped: dict[str, str] = {}
 
     # --- the run ---
 
-    def fit(self, resume: str | Path | None = "auto") -> Evaluation | None:
+    def fit(self, resume: str | Path | None = "auto", allow_changes: bool = False) -> Evaluation | None:
         """Trains to the end, or until it is interrupted.
 
         Ctrl-C and SIGTERM finish the step, save, and say how to go on.
 
         Args:
-            resume: ``"auto"`` goes on from the newest checkpoint in the run's folder if there is one; a path from that file;
-                None starts anew and refuses a folder that holds checkpoints.
+            resume: ``"auto"`` goes on from the checkpoint in the run's folder that was saved last, if there is one; a path
+                from that file; None starts anew and refuses a folder that holds checkpoints.
+            allow_changes: whether a run may go on under settings that change its course, such as another learning rate or
+                augmentation.
 
         Returns:
             The last validation of the first validation source, None if there was none.
 
         Raises:
             TrainingError: if the loss stays non-finite, or the run was interrupted.
-            CheckpointError: if a checkpoint cannot be read, or the last one cannot be written.
+            CheckpointError: if a checkpoint cannot be read, its settings differ, or the last one cannot be written.
+            FolderInUse: if another process trains in the run's folder.
+            LoaderError: if a loader process dies.
+            ProcessLost: if another process of the run ends or hangs.
         """
-        self._resume(resume)
-        if self.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_atomically(
-                self.folder / "config.yaml", yaml.safe_dump(to_mapping(self.settings), sort_keys=False).encode()
-            )
-        run = self.settings.run
-        result: Evaluation | None = None
-        failed_save: CheckpointError | None = None
         stop = StopRequest(lambda: self.console.say("stopping after this step; once more to stop at once, unsaved"))
-        with stop, self.console.training(self.total_steps, self.step) as live:
-            self.data.preload()
-            while self.epoch < run.epochs:
-                for item in self.data.batches(self.epoch, self.step_in_epoch, pin=self.device.type == "cuda"):
-                    if self.step == 0 and self.main:
-                        self._draw_first_batch(item)
-                    row = self._train_step(item)
-                    self.step_in_epoch += 1
-                    if self.main:
-                        live.update(self.step, row)
-                        if self.step % run.log_every == 0 or self.step_in_epoch == self.steps_per_epoch:
-                            self._log(row)
-                    if stop.asked(self.device):
-                        self._save()
-                        raise TrainingError(
-                            f"stopped at step {self.step} of {self.total_steps} and saved; go on with: "
-                            f"ldeq train {self.folder / 'config.yaml'} --resume auto"
-                        )
-                self.epoch += 1
-                self.step_in_epoch = 0
-                last = self.epoch == run.epochs
-                if self.data.val_sets and (last or self.epoch % run.validate_every == 0):
-                    result = self._validate()
-                if last or self.epoch % run.save_every == 0:
-                    try:
-                        self._save()
-                        failed_save = None
-                    except CheckpointError as error:
-                        # A full disk must not end a run: space may be made before the next save.
-                        failed_save = error
-                        self.console.warn(f"{error}; training goes on, free some space")
-        if failed_save:
-            raise failed_save
+        with self._endings(), self._folder_held():
+            self._resume(resume, allow_changes)
+            if self.main:
+                self._write_settings()
+            with stop, self.console.training(self.total_steps, self.step) as live:
+                result = self._train(stop, live)
         self._report_skipped()
         return result
 
-    @property
-    def step(self) -> int:
-        """Steps done since the start of the run."""
-        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+    def _train(self, stop: StopRequest, live: TrainingDisplay) -> Evaluation | None:
+        run = self.settings.run
+        result = self._validate(stop) if self.validation_due else None
+        self.data.preload()
+        failed_save: CheckpointError | None = None
+        while self.epoch < run.epochs:
+            self._train_epoch(stop, live)
+            last = self.epoch == run.epochs
+            if self.validation_due or last or self.epoch % run.save_every == 0:
+                failed_save = self._try_to_save()
+            if self.validation_due:
+                result = self._validate(stop)
+        if failed_save:
+            raise failed_save
+        return result
 
-    # --- one step ---
+    def _train_epoch(self, stop: StopRequest, live: TrainingDisplay) -> None:
+        run = self.settings.run
+        try:
+            for item in self.data.batches(self.epoch, self.step_in_epoch, pin=self.device.type == "cuda"):
+                if self.step == 0 and self.main:
+                    self._draw("batch.png", partial(self._first_batch, item))
+                row = self.train_step(item, learning_rate(self.settings, self.step, self.steps_per_epoch))
+                self._after_step(item, row)
+                if self.main:
+                    live.update(self.step, row)
+                    if self.step % run.log_every == 0 or self.step_in_epoch == 0:
+                        self._log(row)
+                if stop.asked(self.device):
+                    self._save()
+                    raise TrainingError(f"stopped at step {self.step} of {self.total_steps} and saved; {self._how_to_go_on()}")
+        except LoaderError:
+            if not self.train_step.unfinished:
+                self._try_to_save()
+            raise
+        if self.step_in_epoch:  # the steps of this epoch had all been done before
+            self._count_epoch()
 
-    def _train_step(self, item: dict[str, Any]) -> dict[str, float]:
-        begin = time.perf_counter()
-        optim = self.settings.optim
-        self.model.train()
-        images = normalise(item["image"].to(self.device, non_blocking=True))
-        target = item["landmarks"].to(self.device, non_blocking=True)
-        lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        with autocast(self.device, self.settings.run.amp):
-            out = self.parallel(images)
-        loss = landmark_loss(out.landmarks, target, optim.loss)
-        if optim.flicker:
-            loss = loss + optim.flicker * flicker_loss(out.landmarks, target)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if optim.clip else math.inf)
-        loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()
-        finite = math.isfinite(norm_value) and math.isfinite(loss_value)
-        if finite:
-            self.optimizer.step()
-            if self.ema:
-                self.ema.update_parameters(self.model)
-            self.bad_steps = 0
-        else:
-            self.bad_steps += 1
-            if self.bad_steps >= MAX_BAD_STEPS:
-                raise TrainingError(
-                    f"loss or gradient was not finite for {MAX_BAD_STEPS} steps in a row; lower optim.lr (now {optim.lr:g}), "
-                    f"or go on from an earlier checkpoint in {self.folder} with --resume FILE"
-                )
+    def _after_step(self, item: dict[str, Any], row: dict[str, float]) -> None:
+        """Counts a step, and says what there is to say about it."""
+        if self.train_step.bad_steps >= MAX_BAD_STEPS:
+            raise TrainingError(
+                f"loss or gradient was not finite for {MAX_BAD_STEPS} steps in a row; lower optim.lr (now "
+                f"{self.settings.optim.lr:g}), or go on from an earlier checkpoint in {self.folder} with --resume FILE"
+            )
+        self.step_in_epoch += 1
+        if self.step_in_epoch == self.steps_per_epoch:
+            self._count_epoch()
         for index, skipped in zip(item["index"].tolist(), item["skipped"].tolist(), strict=True):
             if skipped:
                 name = self.data.describe(index)
                 if name not in self.skipped:
                     self.skipped[name] = self.data.fault(index)
-        with torch.no_grad():
-            error = (out.landmarks - target).norm(dim=-1).mean(-1)
-            left, right = self.layout.outer_eyes
-            error = error / (target[..., left, :] - target[..., right, :]).norm(dim=-1)
-            # Of a sequence, the mean over its frames.
-            error = error.flatten(1).mean(1) if error.ndim > 1 else error
-        adjoint = out.solution.adjoint
-        evaluations, backward_evaluations = self.model.evaluations(out.solution, recording=True)
-        # One transfer: each would wait for the device.
-        per_sample = {
-            "nme": 100 * error,
-            "residual": out.solution.residual,
-            "evaluations": evaluations,
-            "backward_evaluations": backward_evaluations,
-            "backward_residual": adjoint.residual if adjoint else torch.full_like(error, math.nan),
-        }
-        means = torch.stack([v.detach().double() for v in per_sample.values()]).mean(1).tolist()
-        return {
-            "lr": lr,
-            "loss": loss_value,
-            "grad_norm": norm_value,
-            **dict(zip(per_sample, means, strict=True)),
-            "images_per_s": images.shape[:-3].numel() * self.world / (time.perf_counter() - begin),
-            "memory_mb": memory_mb(self.device),
-            "skipped_steps": float(self.bad_steps),
-        }
+        word = self.watch.update(1 - row["converged"], row["residual"])
+        if word:
+            self.console.warn(f"{word} (step {self.step})")
+
+    def _count_epoch(self) -> None:
+        run = self.settings.run
+        self.epoch, self.step_in_epoch = self.epoch + 1, 0
+        self.validation_due = bool(self.data.val_sets) and (self.epoch == run.epochs or self.epoch % run.validate_every == 0)
+
+    @property
+    def step(self) -> int:
+        """Steps done since the start of the run."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
 
     # --- parts ---
 
@@ -247,10 +216,6 @@ class Trainer:
         if self.main:
             self.console.say(f"start: {taken} weights of {name}" + (f"; drawn at random: {', '.join(left)}" if left else ""))
 
-    def _moving_average(self) -> AveragedModel | None:
-        decay = self.settings.optim.ema
-        return moving_average(self.model, decay) if decay else None
-
     @property
     def evaluated(self) -> LDEQ:
         """The model that is scored and shipped: the moving average once there is one."""
@@ -258,12 +223,98 @@ class Trainer:
             return cast(LDEQ, self.ema.module)
         return self.model
 
+    @contextmanager
+    def _folder_held(self) -> Iterator[None]:
+        """Keeps other trainings out of the run's folder."""
+        lock = RunLock(self.folder)
+        with contextlib.ExitStack() as held:
+
+            def take() -> None:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise SettingsError(f"run.out {self.folder} is no folder that can be made: {error.strerror}") from error
+                held.enter_context(lock)
+
+            agreed(take, self.main)
+            if lock.warning:
+                self.console.warn(lock.warning)
+            yield
+
+    @contextmanager
+    def _endings(self) -> Iterator[None]:
+        """Ends what no step can mend in a sentence that says how to go on."""
+        try:
+            with naming_lost_processes(self._how_to_go_on), dead_loaders_told():
+                yield
+        except LoaderError as error:
+            raise LoaderError(f"{error}; {self._how_to_go_on()}") from error
+        except KeyboardInterrupt:
+            raise TrainingError(f"stopped at once, without a save, at step {self.step}; {self._how_to_go_on()}") from None
+
+    def _how_to_go_on(self) -> str:
+        config = self.folder / "config.yaml"
+        if checkpoint.checkpoints(self.folder):
+            return f"go on with: ldeq train {config} --resume auto"
+        return f"nothing was saved yet; start again with: ldeq train {config}"
+
     # --- validation ---
 
-    def _validate(self) -> Evaluation:
-        results = []
-        for dataset in self.data.val_sets:
-            part = evaluate(
+    def _validate(self, stop: StopRequest) -> Evaluation:
+        # The score is to be that of the file: the first process's buffers, in every process.
+        share_buffers(self.evaluated)
+        try:
+            results = [self._evaluate(dataset, stop) for dataset in self.data.val_sets]
+        except _Stopped:
+            raise TrainingError(
+                f"stopped in the validation at step {self.step} of {self.total_steps}, which was saved before; "
+                f"{self._how_to_go_on()}"
+            ) from None
+        if self.main:
+            self._draw("worst.png", lambda: worst_faces(results[0], self.data.val_sets[0], count=12))
+        score = results[0].summary["nme"]
+        if math.isfinite(score) and (self.best is None or score < self.best):
+            self.best = score
+            if self.main:
+                self._write_weights(self.folder / "best.safetensors", {"validation": results[0].summary})
+        self.validation_due = False
+        return results[0]
+
+    def _evaluate(self, dataset: LandmarkDataset, stop: StopRequest) -> Evaluation:
+        """Scores a data set, each process its share; all of them hold the whole result.
+
+        Raises:
+            _Stopped: if any process was asked to stop.
+        """
+        part = self._evaluate_share(dataset, stop)
+        parts: list[Evaluation | str | None] = [part]
+        if self.world > 1:
+            parts = [None] * self.world
+            dist.all_gather_object(parts, part)
+        if None in parts:
+            raise _Stopped
+        found = [p for p in parts if isinstance(p, Evaluation)]
+        if not found:
+            raise DataError(str(parts[0]))
+        whole = join(found) if self.world > 1 else found[0]
+        if self.main:
+            evaluations = float(whole.evaluations.mean())
+            self._log({"val": dataset.faces.name, "protocol": whole.protocol, **whole.summary, "evaluations": evaluations})
+            s = whole.summary
+            self.console.say(
+                f"epoch {self.epoch}: NME {s['nme']:.2f} %, FR10 {s['fr10']:.2f} %, AUC10 {s['auc10']:.3f} ({whole.protocol})"
+            )
+        return whole
+
+    def _evaluate_share(self, dataset: LandmarkDataset, stop: StopRequest) -> Evaluation | str | None:
+        """This process's share, None if it was asked to stop, a complaint if none of its faces could be read."""
+
+        def check(done: int, total: int) -> None:
+            if stop.noted and done < total:
+                raise _Stopped
+
+        try:
+            return evaluate(
                 self.evaluated,
                 dataset,
                 batch=self.settings.run.batch,
@@ -271,32 +322,12 @@ class Trainer:
                 amp=self.settings.run.amp,
                 weights="moving average of the weights" if self.ema else "weights as trained",
                 share=(self.rank, self.world),
+                progress=check,
             )
-            if self.world > 1:
-                parts: list[Any] = [None] * self.world
-                dist.all_gather_object(parts, part)
-                part = join(parts)
-            results.append(part)
-            if self.main:
-                row = {
-                    "val": dataset.faces.name,
-                    "protocol": part.protocol,
-                    **part.summary,
-                    "evaluations": float(part.evaluations.mean()),
-                }
-                self._log(row)
-                self.console.say(
-                    f"epoch {self.epoch}: NME {part.summary['nme']:.2f} %, FR10 {part.summary['fr10']:.2f} %, AUC10 "
-                    f"{part.summary['auc10']:.3f} ({part.protocol})"
-                )
-        score = results[0].summary["nme"]
-        if self.main:
-            write_image(self.folder / "worst.png", worst_faces(results[0], self.data.val_sets[0], count=12))
-        if self.best is None or score < self.best:
-            self.best = score
-            if self.main:
-                self._write_weights(self.folder / "best.safetensors", {"validation": results[0].summary})
-        return results[0]
+        except _Stopped:
+            return None
+        except DataError as error:
+            return str(error)
 
     def _write_weights(self, path: Path, extra: dict[str, Any]) -> None:
         try:
@@ -306,7 +337,17 @@ class Trainer:
 
     # --- saving and resuming ---
 
+    def _try_to_save(self) -> CheckpointError | None:
+        """Saves. A full disk must not end a run: space may be made before the next save."""
+        try:
+            self._save()
+        except CheckpointError as error:
+            self.console.warn(f"{error}; training goes on, free some space")
+            return error
+        return None
+
     def _save(self) -> None:
+        self.saved += 1
         if not self.main:
             return
         groups: dict[str, dict[str, Tensor]] = {
@@ -326,71 +367,108 @@ class Trainer:
             "position": {"epoch": self.epoch, "step_in_epoch": self.step_in_epoch, "steps_per_epoch": self.steps_per_epoch},
             "world": self.world,
             "best": self.best,
-            "bad_steps": self.bad_steps,
+            "bad_steps": self.train_step.bad_steps,
             "skipped": self.skipped,
+            "saved": self.saved,
+            "validation_due": self.validation_due,
         }
         path = self.folder / f"step-{self.step:08d}.safetensors"
         checkpoint.save(path, groups, document)
         checkpoint.write_atomically(self.folder / "last.json", json.dumps({"checkpoint": path.name, **document}).encode())
-        checkpoint.prune(self.folder, self.settings.run.keep)
+        checkpoint.prune(self.folder, self.settings.run.keep, path)
 
-    def _resume(self, resume: str | Path | None) -> None:
+    def _resume(self, resume: str | Path | None, allow_changes: bool) -> None:
+        path = agreed(lambda: self._find(resume), self.main)
+        if path is None:
+            self._rewind_log(0)
+            return
+        groups, raw = checkpoint.load(path)
+        document, settings = training_document(path, raw)
+        self._compare(document, settings, allow_changes)
+        self._restore(path, groups)
+        position = document.position
+        self.epoch, self.step_in_epoch = position.epoch, position.step_in_epoch
+        self.best, self.skipped = document.best, dict(document.skipped)
+        if settings.data.val != self.settings.data.val:
+            self.best = None  # the score of other faces
+        self.train_step.bad_steps, self.validation_due = document.bad_steps, document.validation_due
+        # Whatever is saved from here on is newer than all that is there, also if an earlier checkpoint was chosen.
+        self.saved = max([document.saved, agreed(lambda: checkpoint.last_saved(self.folder), self.main)])
+        self._rewind_log(self.step)
+        self.console.say(f"resumed from {path} at step {self.step} of {self.total_steps}")
+
+    def _find(self, resume: str | Path | None) -> Path | None:
+        """The checkpoint to go on from, None for a new run."""
         if resume is None:
             if checkpoint.checkpoints(self.folder):
                 raise TrainingError(
                     f"{self.folder} already holds checkpoints; go on with --resume auto, or choose another run.out"
                 )
-            self._rewind_log(0)
-            return
-        if str(resume) == "auto":
-            found = checkpoint.newest(self.folder)
-            if found is None:
-                self._rewind_log(0)
-                return
-            path, groups, document, complaints = found
-            for complaint in complaints:
-                self.console.warn(f"{complaint}; going on from the one before it")
-        else:
-            path = Path(resume)
-            groups, document = checkpoint.load(path)
-        if document["kind"] != "training":
-            raise CheckpointError(f"{path} holds weights only, and a run cannot go on from it; use a step-*.safetensors file")
-        self._check_same_run(from_mapping(document["settings"]), document)
-        self.model.load_state_dict(groups["model"])
-        restore_optimizer(self.optimizer, groups["optimizer"])
-        if self.ema:
-            if "ema" not in groups:
-                raise CheckpointError(f"{path} has no moving average; set optim.ema: 0, or start anew")
-            self.ema.module.load_state_dict(groups["ema"])
-            self.ema.n_averaged.copy_(groups["ema_count"]["n_averaged"])
-        torch.set_rng_state(groups["rng"]["torch"])
-        if self.device.type == "cuda" and "cuda" in groups["rng"]:
-            torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
-        self.epoch, self.step_in_epoch = document["position"]["epoch"], document["position"]["step_in_epoch"]
-        self.best, self.bad_steps, self.skipped = document["best"], document["bad_steps"], dict(document["skipped"])
-        self._rewind_log(self.step)
-        self.console.say(f"resumed from {path} at step {self.step} of {self.total_steps}")
+            return None
+        if str(resume) != "auto":
+            return user_path(resume)
+        found = checkpoint.newest(self.folder, training_document)
+        if found is None:
+            return None
+        for complaint in found.complaints:
+            self.console.warn(f"{complaint}; going on from the one before it")
+        return found.path
 
-    def _check_same_run(self, saved: TrainSettings, document: dict[str, Any]) -> None:
-        """What must not change under a resume: it would load, and mean something else."""
-        position = document["position"]
-        for name, before, now in (
-            ("model", saved.model, self.settings.model),
-            ("run.seed", saved.run.seed, self.settings.run.seed),
-            ("run.batch x processes", saved.run.batch * document["world"], self.settings.run.batch * self.world),
-            ("steps per epoch", position["steps_per_epoch"], self.steps_per_epoch),
-            ("optim.name", saved.optim.name, self.settings.optim.name),
-            ("data.sequence", saved.data.sequence, self.settings.data.sequence),
+    def _restore(self, path: Path, groups: dict[str, dict[str, Tensor]]) -> None:
+        """Puts back weights, optimizer, moving average and random state."""
+        try:
+            self.model.load_state_dict(groups["model"])
+            restore_optimizer(self.optimizer, groups["optimizer"])
+            if self.ema and "ema" in groups:
+                self.ema.module.load_state_dict(groups["ema"])
+                self.ema.n_averaged.copy_(groups["ema_count"]["n_averaged"])
+            elif self.ema:  # it begins here
+                self.ema.module.load_state_dict(groups["model"])
+            torch.set_rng_state(groups["rng"]["torch"])
+            if self.device.type == "cuda" and "cuda" in groups["rng"]:
+                torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} does not hold what this run needs ({error}); use an earlier file") from error
+
+    def _compare(self, document: TrainingDocument, before: TrainSettings, allow_changes: bool) -> None:
+        """Refuses settings that changed: those that no run survives, and unless they are allowed all that change its course.
+
+        Raises:
+            CheckpointError: which ones changed, and what to do.
+        """
+        found = changes(before, self.settings)
+        fixed = {name: change for name, change in found.items() if name in FIXED}
+        for name, then, now in (
+            ("number of processes", document.world, self.world),
+            ("number of steps an epoch", document.position.steps_per_epoch, self.steps_per_epoch),
         ):
-            if before != now:
-                raise CheckpointError(
-                    f"the checkpoint was made with another {name} ({before}, now {now}); put it back, or start anew in "
-                    "another run.out"
-                )
+            if then != now:
+                fixed[name] = (then, now)
+        for name, (then, now) in fixed.items():
+            raise CheckpointError(
+                f"the checkpoint was made with another {name} ({then}, now {now}); put it back, or start anew in another "
+                "run.out, where run.start takes weights along"
+            )
+        if found and not allow_changes:
+            raise CheckpointError(
+                f"the settings have changed since the checkpoint: {describe(found)}; put them back, or go on under the new "
+                "ones with --allow-changes"
+            )
+        if found:
+            self.console.warn(f"going on under changed settings: {describe(found)}")
+        if before.run.epochs != self.settings.run.epochs and self.settings.optim.schedule == "onecycle":
+            self.console.say(
+                f"run.epochs was {before.run.epochs} and is {self.settings.run.epochs}: the learning rate follows the cycle of "
+                "the new length from here on"
+            )
 
     def _rewind_log(self, step: int) -> None:
         if self.main:
-            self.log.rewind(step)
+            self.log.rewind(step, self.validation_due)
+
+    def _write_settings(self) -> None:
+        text = yaml.safe_dump(to_mapping(self.settings), sort_keys=False)
+        checkpoint.write_atomically(self.folder / "config.yaml", text.encode())
 
     # --- telling ---
 
@@ -399,13 +477,19 @@ class Trainer:
         if complaint:
             self.console.warn(f"{complaint}; training goes on")
 
-    def _draw_first_batch(self, item: dict[str, Any]) -> None:
+    def _draw(self, name: str, picture: Callable[[], np.ndarray]) -> None:
+        """Writes a picture of the run. It is there to be looked at: nothing that goes wrong with it ends a run."""
+        try:
+            write_image(self.folder / name, picture())
+        except Exception as error:
+            self.console.warn(f"{self.folder / name} was not drawn ({error}); training goes on")
+
+    def _first_batch(self, item: dict[str, Any]) -> np.ndarray:
         size = self.settings.model.image_size
         images = [image.permute(1, 2, 0).numpy() for image in item["image"].reshape(-1, 3, size, size)]
         points = [p.numpy() * size for p in item["landmarks"].reshape(-1, self.layout.count, 2)]
         # A sequence a row.
-        columns = self.settings.data.sequence or 4
-        write_image(self.folder / "batch.png", contact_sheet(images, points, self.layout, columns=columns))
+        return contact_sheet(images, points, self.layout, columns=self.settings.data.sequence or 4)
 
     def _report_skipped(self) -> None:
         listed = [s for d in self.data.train_sets for s in getattr(d.faces, "skipped", ())] + list(self.skipped.items())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data import Layout, get_layout, is_known, layout_document, layout_from
 from ..files import user_path
 from ..models import LDEQ, LDEQConfig
 from . import checkpoint
 from .checkpoint import CheckpointError
-from .settings import TrainSettings, from_mapping, to_mapping
+from .documents import check_weights_document, training_document, weights_document
+from .settings import TrainSettings, to_mapping
 
 SHIPPED = "weights"
 """Folder of the package that holds the shipped models, one ``name.safetensors`` each."""
@@ -73,35 +76,48 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
         device: where the model goes.
 
     Raises:
-        CheckpointError: if the file is missing, damaged or not one of ldeq's.
+        CheckpointError: if the file is missing, damaged, of a newer version, or not one of ldeq's.
     """
     path = find_weights(name)
     groups, document = checkpoint.load(path)
-    if document["kind"] == "training":
-        settings = from_mapping(document["settings"])
-        config, tensors = settings.model, groups.get("ema", groups["model"])
+    card: dict[str, Any] = {}
+    if document.get("kind") == "training":
+        _, settings = training_document(path, document)
+        config, tensors = settings.model, groups.get("ema", groups.get("model", {}))
         crop_rule, crop_scale = settings.data.crop, settings.data.crop_scale
     else:
-        config, tensors = LDEQConfig(**document["model"]), groups["model"]
-        crop_rule, crop_scale = document["crop"]["rule"], document["crop"]["scale"]
+        kept, config = weights_document(path, document)
+        tensors, card = groups.get("model", {}), kept.card
+        crop_rule, crop_scale = kept.crop.rule, kept.crop.scale
+    _check_tensors(path, config, tensors)
     with torch.device("cpu"), torch.random.fork_rng(devices=()):  # whatever the process's defaults; its random numbers stay
         model = LDEQ(config).float()
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    # The number of batches that BatchNorm has seen is not kept in weights.
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, strict=False)
+    model.requires_grad_(False)
+    return Pretrained(model.eval().to(device), layout_in(document, path), crop_rule, float(crop_scale), card, path.stem)
+
+
+def _check_tensors(path: Path, config: LDEQConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes without memory: a configuration may ask for more than there is.
+
+    Raises:
+        CheckpointError: if the tensors are not those of a model of that configuration.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=()):
+        expected = {name: t.shape for name, t in LDEQ(config).state_dict().items()}
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{path} does not fit its own configuration: missing {missing[:3]}, unexpected {unexpected[:3]}; update ldeq"
         )
-    model.requires_grad_(False)
-    return Pretrained(
-        model.eval().to(device),
-        layout_in(document, path),
-        crop_rule,
-        float(crop_scale),
-        document.get("card", {}),
-        path.stem,
-    )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name]:
+            raise CheckpointError(
+                f"{path} does not fit its own configuration: {name} has shape {tuple(tensor.shape)} and the configuration "
+                f"asks for {tuple(expected[name])}; the file is damaged: use another"
+            )
 
 
 def layout_entries(layout: Layout) -> dict[str, Any]:
@@ -135,11 +151,11 @@ def save_weights(
         model: the model.
         layout: its landmarks.
         settings: the run that made it; crop rule and scale come from here.
-        extra: JSON-serialisable facts for the header, such as ``{"card": {...}}``.
+        extra: more for the header: ``card``, JSON-serialisable facts, and ``validation``, a score by its names.
         dtype: of the stored floating tensors; as they are if None. bf16 halves the file.
 
     Raises:
-        CheckpointError: if the file cannot be written.
+        CheckpointError: if the file cannot be written, or `extra` holds anything else.
     """
     tensors = {
         name: t.to(dtype) if dtype and t.is_floating_point() else t
@@ -153,4 +169,5 @@ def save_weights(
         "crop": {"rule": settings.data.crop, "scale": settings.data.crop_scale},
         **(extra or {}),
     }
+    check_weights_document(document)
     checkpoint.save(path, {"model": tensors}, document)

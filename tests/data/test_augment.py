@@ -120,3 +120,124 @@ def test_bad_values_are_refused() -> None:
         Augmentation(flip_p=1.5)
     with pytest.raises(ValueError, match="unknown augmentation 'storng': choose one of"):
         Augmentation.preset("storng")
+
+
+# Each step of the colours by itself: what it does to pixels is compared with its formula.
+
+RAMP = np.arange(256, dtype=np.uint8)[None, :, None].repeat(256, 0).repeat(3, 2)
+"""Every grey level in every row, `(256, 256, 3)`."""
+
+PALETTE = np.random.default_rng(7).integers(20, 236, (64, 64, 3), dtype=np.uint8)
+
+
+def drawn_by(seed: int, **options: float) -> tuple[np.ndarray, np.ndarray]:
+    """The grey ramp and the palette under one variation."""
+    sample = Augmentation(**options).sample(np.random.default_rng(seed), 256)
+    return sample.photometric(RAMP), sample.photometric(PALETTE)
+
+
+def test_gamma_bends_the_levels_and_leaves_black_and_white() -> None:
+    exponents = []
+    for seed in range(40):
+        ramp, _ = drawn_by(seed, gamma=0.5, jitter_p=1)
+        levels = ramp[0, :, 0].astype(float) / 255
+        assert (levels[0], levels[255]) == (0, 1)
+        exponent = np.log(levels[128]) / np.log(128 / 255)
+        np.testing.assert_allclose(levels, (np.arange(256) / 255) ** exponent, atol=0.01)
+        exponents.append(exponent)
+    assert 1 / 1.5 - 0.02 < min(exponents) < 0.75
+    assert 1.35 < max(exponents) < 1.5 + 0.02
+    # Log-uniform: half of the exponents lie below 1.
+    assert np.mean(np.array(exponents) < 1) == pytest.approx(0.5, abs=0.2)
+
+
+def test_brightness_adds_the_same_to_every_level() -> None:
+    offsets = [
+        drawn_by(seed, brightness=0.2, jitter_p=1)[0][0, 100:150, 0].astype(int) - RAMP[0, 100:150, 0] for seed in range(40)
+    ]
+    assert all(np.ptp(offset) <= 1 for offset in offsets)
+    means = [offset.mean() for offset in offsets]
+    assert -0.2 * 255 - 1 <= min(means) < -30
+    assert 30 < max(means) <= 0.2 * 255 + 1
+
+
+def test_contrast_stretches_about_mid_grey() -> None:
+    slopes = []
+    for seed in range(40):
+        levels = drawn_by(seed, contrast=0.4, jitter_p=1)[0][0, 100:156, 0].astype(float)
+        slope = (levels[-1] - levels[0]) / 55
+        np.testing.assert_allclose(levels, 127.5 + slope * (np.arange(100, 156) - 127.5), atol=1.1)
+        slopes.append(slope)
+    assert 0.6 - 0.05 < min(slopes) < 0.75
+    assert 1.25 < max(slopes) < 1.4 + 0.05
+
+
+def test_colour_scales_each_channel_by_a_factor_of_its_own() -> None:
+    gains = np.array([drawn_by(seed, colour=0.3, jitter_p=1)[0][0, 150].astype(float) / 150 for seed in range(40)])
+    assert 0.7 - 0.01 < gains.min() < 0.8
+    assert 1.2 < gains.max() < 1.3 + 0.01
+    assert np.median(np.ptp(gains, axis=1)) > 0.1  # the three channels differ
+
+
+def test_saturation_moves_colours_along_the_line_to_their_grey() -> None:
+    factors = []
+    grey = PALETTE.astype(float) @ [0.299, 0.587, 0.114]
+    for seed in range(40):
+        result = drawn_by(seed, saturation=0.5, jitter_p=1)[1].astype(float)
+        inside = (result > 0) & (result < 255)
+        offset = PALETTE - grey[..., None]
+        factor = ((result - grey[..., None]) * offset)[inside].sum() / (offset**2)[inside].sum()
+        np.testing.assert_allclose(result[inside], (grey[..., None] + factor * offset)[inside], atol=1.1)
+        factors.append(factor)
+    assert 0.5 - 0.02 < min(factors) < 0.7
+    assert 1.3 < max(factors) < 1.5 + 0.02
+    np.testing.assert_array_equal(drawn_by(0, saturation=0.5, jitter_p=1)[0], RAMP)  # grey has no colour to change
+
+
+def test_blur_smooths_by_the_drawn_deviation() -> None:
+    image = np.zeros((256, 256, 3), np.uint8)
+    image[:, 128:] = 200
+    sample = Augmentation(blur=5, blur_p=1).sample(np.random.default_rng(1), 256)
+    assert 1 < sample.blur < 5
+    edge = sample.photometric(image)[128, :, 0].astype(float) / 200
+    slope = np.diff(edge)
+    centre = (slope * np.arange(255)).sum()
+    assert np.sqrt((slope * (np.arange(255) - centre) ** 2).sum()) == pytest.approx(sample.blur, rel=0.05)
+
+
+def test_occlusion_covers_one_rectangle_with_one_colour() -> None:
+    covered = []
+    for seed in range(30):
+        sample = Augmentation(occlusion=0.4, occlusion_p=1).sample(np.random.default_rng(seed), 64)
+        assert sample.occluder is not None
+        x1, y1, x2, y2 = sample.occluder
+        result = sample.photometric(PALETTE)
+        assert (result[y1:y2, x1:x2] == sample.occluder_colour).all()
+        rest = np.ones((64, 64), bool)
+        rest[y1:y2, x1:x2] = False
+        np.testing.assert_array_equal(result[rest], PALETTE[rest])
+        covered.append((~rest).mean())
+    assert max(covered) > 0.05
+    assert max(covered) <= 0.4**2 + 0.02
+
+
+def test_turn_size_and_shift_lie_where_their_limits_say() -> None:
+    options = {"rotation": 30, "rotation_p": 1, "scale": 0.1, "scale_p": 1, "shift": 0.1, "shift_p": 1}
+    matrices = [Augmentation(**options).sample(np.random.default_rng(s), 100).matrix for s in range(300)]
+    angles = np.degrees([np.arctan2(m[1, 0], m[0, 0]) for m in matrices])
+    sizes = np.array([np.hypot(m[0, 0], m[1, 0]) for m in matrices])
+    moves = np.array([m @ [49.5, 49.5, 1] - 49.5 for m in matrices])
+    assert -30 <= angles.min() < -25 and 25 < angles.max() <= 30
+    assert sizes.std() == pytest.approx(0.1, rel=0.15)
+    assert sizes.mean() == pytest.approx(1, abs=0.02)
+    assert sizes.min() >= 0.75 - 1e-9 and sizes.max() <= 1.25 + 1e-9
+    assert np.abs(moves).max(0) == pytest.approx([10, 10], abs=0.5)
+
+
+def test_the_jitter_and_the_grey_come_as_often_as_they_say() -> None:
+    augmentation = Augmentation(gamma=0.5, jitter_p=0.3, gray_p=0.2, noise=0.1, noise_p=0.4)
+    drawn = [augmentation.sample(np.random.default_rng(s), 32) for s in range(1500)]
+    assert np.mean([d.lut is not None for d in drawn]) == pytest.approx(0.3, abs=0.04)
+    assert np.mean([d.saturation == 0 for d in drawn]) == pytest.approx(0.2, abs=0.04)
+    assert np.mean([d.noise > 0 for d in drawn]) == pytest.approx(0.4, abs=0.04)
+    assert max(d.noise for d in drawn) == pytest.approx(25.5, rel=0.03)

@@ -40,7 +40,7 @@ def test_a_label_too_large_for_float32_does_not_end_in_nan(
     trainer.fit(None)
     told = capsys.readouterr().out
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
-    assert trainer.bad_steps == 0
+    assert trainer.train_step.bad_steps == 0
     assert "4 faces could not be used" in told
     assert f"{path}, line 3: landmark 5 is not finite in float32" in told
     assert f"{path}, line 6: all landmarks lie at one point, (30.5, 30.5)" in told

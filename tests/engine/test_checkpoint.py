@@ -138,7 +138,7 @@ def test_foreign_safetensors_and_future_formats_are_refused(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 99)
         checkpoint.save(future, {"model": {"a": torch.ones(1)}}, {})
-    with pytest.raises(CheckpointError, match="format 99, this version reads 1; update ldeq"):
+    with pytest.raises(CheckpointError, match="format 99, this version reads 2; update ldeq"):
         checkpoint.load(future)
     with pytest.raises(CheckpointError, match="there is no file"):
         checkpoint.load(tmp_path / "absent.safetensors")
