@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldeq.data.augment import Augmentation, AugmentationSample
+from ldeq.data.axis import AxisOffset, estimate_axis
 from ldeq.data.check import CheckReport, check
 from ldeq.data.coco import load_coco, write_coco
 from ldeq.data.crop import (
@@ -45,6 +46,7 @@ __all__ = [
     "WFLW_ATTRIBUTES",
     "Augmentation",
     "AugmentationSample",
+    "AxisOffset",
     "CheckReport",
     "Convention",
     "CropRule",
@@ -69,6 +71,7 @@ __all__ = [
     "crop_box",
     "crop_matrix",
     "draw_landmarks",
+    "estimate_axis",
     "get_layout",
     "invert",
     "is_known",

@@ -204,10 +204,19 @@ class AugmentationSample:
     occluder: tuple[int, int, int, int] | None = None
     occluder_colour: tuple[int, int, int] = (0, 0, 0)
 
-    def points(self, points: np.ndarray, layout: Layout) -> np.ndarray:
-        """Labels of the varied crop from those of the plain crop: `(K, 2)` crop pixels to the same."""
-        moved = transform_points(self.matrix, points)
-        return moved[layout.mirror_index] if self.flip else moved
+    def points(self, points: np.ndarray, layout: Layout, axis: float = 0.0) -> np.ndarray:
+        """Labels of the varied crop from those of the plain crop: `(..., K, 2)` crop pixels to the same.
+
+        Args:
+            points: labels of the plain crop.
+            layout: what they mean.
+            axis: how far they lie to the right of the pictures' mirror axis, in pixels of the plain crop. The mirrored labels
+                then lie as far to the right of it, and not to the left.
+        """
+        if not self.flip:
+            return transform_points(self.matrix, points)
+        other_side = np.asarray(points, np.float64) - (2.0 * axis, 0.0)
+        return transform_points(self.matrix, other_side)[..., layout.mirror_index, :]
 
     def photometric(self, image: np.ndarray) -> np.ndarray:
         """Colours, blur, noise and occlusion of a warped crop: `(S, S, 3)` RGB uint8 to the same; the input is kept."""

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ldeq.data.axis import estimate_axis
 from ldeq.data.crop import crop_box, crop_matrix, transform_points, warp
 from ldeq.data.draw import contact_sheet
 from ldeq.data.errors import ImageError
+from ldeq.data.labels import label_fault
 from ldeq.data.layouts import Layout
-from ldeq.data.records import Faces, write_image
+from ldeq.data.mistakes import find_mistakes
+from ldeq.data.pictures import read_header
+from ldeq.data.records import Faces, FaceSet, write_image
 
 _LISTED = 10
 
@@ -35,9 +39,13 @@ class CheckReport:
         outside_points: the number of such landmarks.
         mirrored: faces whose left and right landmarks look exchanged.
         degenerate: faces whose outer eye corners coincide, so that no error can be normalised.
+        unusable: (path, reason) of other faces whose labels cannot be used, seen beside their picture.
         attributes: mark -> number of faces.
         face_side: smallest, median and largest sqrt(w h) of the landmarks' extent in pixels.
         picture_side: smallest and largest side of the pictures in pixels.
+        mistakes: what looks wrong with all labels together (`ldeq.data.mistakes`).
+        axis: how far the labels lie beside the pictures' mirror axis (`ldeq.data.axis`), in words; None where unknown.
+        turned: pictures that EXIF says to turn; labels belong to the pixels as they are stored.
         sheet: the contact sheet's file, or None.
     """
 
@@ -52,15 +60,19 @@ class CheckReport:
     outside_points: int = 0
     mirrored: list[str] = field(default_factory=list)
     degenerate: list[str] = field(default_factory=list)
+    unusable: list[tuple[str, str]] = field(default_factory=list)
     attributes: dict[str, int] = field(default_factory=dict)
     face_side: tuple[float, float, float] = (0.0, 0.0, 0.0)
     picture_side: tuple[int, int] = (0, 0)
+    mistakes: list[str] = field(default_factory=list)
+    axis: str | None = None
+    turned: int = 0
     sheet: str | None = None
 
     @property
     def ok(self) -> bool:
         """Whether nothing is missing, broken or suspicious. Landmarks outside the picture are no fault."""
-        return not (self.skipped or self.unreadable or self.mirrored or self.degenerate)
+        return not (self.skipped or self.unreadable or self.mirrored or self.degenerate or self.unusable or self.mistakes)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -77,12 +89,18 @@ class CheckReport:
         ]
         if self.attributes:
             lines.append("  marks            " + ", ".join(f"{k} {v}" for k, v in self.attributes.items()))
+        if self.axis is not None:
+            lines.append(f"  mirror axis      {self.axis}")
+        if self.turned:
+            lines.append(f"  EXIF             {self.turned} pictures are to be turned; labels belong to the pixels as stored")
         lines += [f"  note             {note}" for note in self.notes]
         for title, found in (
             ("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable]),
             ("left out", [f"{path}: {reason}" for path, reason in self.skipped]),
             ("left and right?", self.mirrored),
             ("eyes coincide", self.degenerate),
+            ("unusable", [f"{path}: {reason}" for path, reason in self.unusable]),
+            ("mistakes?", self.mistakes),
         ):
             lines.append(f"  {title:<16} {len(found) or 'none'}")
             lines += [f"    {item}" for item in found[:_LISTED]]
@@ -129,6 +147,7 @@ def check(
     picture_sides: list[int] = []
     last: tuple[Path | None, np.ndarray | ImageError] | None = None
     seen: set[str] = set()
+    together: list[tuple[np.ndarray, tuple[int, int]]] = []
     for index in range(total):
         record = faces.record(index)
         points = np.asarray(record.points, dtype=np.float64)
@@ -145,17 +164,26 @@ def check(
                 picture_sides += image.shape[:2]
         for mark, value in record.attributes.items():
             report.attributes[mark] = report.attributes.get(mark, 0) + int(value)
+        size = None if isinstance(image, ImageError) else (image.shape[0], image.shape[1])
+        fault = label_fault(points, layout, size=size)
+        if fault is not None:
+            if "coincide" in fault:
+                report.degenerate.append(title)
+            else:
+                report.unusable.append((title, fault))
+            if progress is not None:
+                progress(index + 1, total)
+            continue
         sides.append(float(np.sqrt(np.prod(np.ptp(points, axis=0)))))
-        if float(layout.inter_ocular(points)) < 1e-3 * max(sides[-1], 1.0):
-            report.degenerate.append(title)
-        elif exchanged(points, layout):
+        if exchanged(points, layout):
             report.mirrored.append(title)
-        if not isinstance(image, ImageError):
-            height, width = image.shape[:2]
+        if size is not None and not isinstance(image, ImageError):
+            together.append((points, size))
+            height, width = size
             outside = (points < -0.5).any(1) | (points >= np.array([width, height]) - 0.5).any(1)
             report.outside_points += int(outside.sum())
             report.outside_faces += bool(outside.any())
-            if index in shown and sheet is not None and sides[-1] > 0:
+            if index in shown and sheet is not None:
                 matrix = crop_matrix(crop_box("landmarks", points=points, scale=1.4), tile)
                 crops.append(warp(image, matrix, tile))
                 labels.append(transform_points(matrix, points))
@@ -166,6 +194,13 @@ def check(
         report.face_side = float(min(sides)), float(np.median(sides)), float(max(sides))
     if picture_sides:
         report.picture_side = int(min(picture_sides)), int(max(picture_sides))
+    if together:
+        points, sizes = (np.array(column) for column in zip(*together, strict=True))
+        report.mistakes = find_mistakes(points, sizes, layout)
+    if isinstance(faces, FaceSet):
+        offset = estimate_axis(faces)
+        report.axis = offset.text() if offset is not None else None
+        report.turned = sum(_is_turned(path) for path in {record.image for record in faces.records} if path is not None)
     if sheet is not None and crops:
         write_image(sheet, contact_sheet(crops, labels, layout, columns, tile))
         report.sheet = os.fspath(sheet)
@@ -184,6 +219,13 @@ def exchanged(points: np.ndarray, layout: Layout) -> bool:
     mouth = points[list(layout.parts["outer_lip"].indices)].mean(0)
     across, down = right - left, mouth - (left + right) / 2
     return bool(across[0] * down[1] - across[1] * down[0] <= 0)
+
+
+def _is_turned(path: Path) -> bool:
+    try:
+        return read_header(path).orientation != 1
+    except ImageError:
+        return False
 
 
 def _read(faces: Faces, index: int) -> np.ndarray | ImageError:

@@ -102,6 +102,7 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
         self.crop_scale = crop_scale
         self.augmentation = augmentation if augmentation is not None else Augmentation.none()
         self.seed = seed
+        self._axis = float(getattr(faces, "axis", 0.0))
         self.on_error = on_error
         self.skipped: list[tuple[str, str]] = []
         self._unreadable: set[int] = set()
@@ -141,21 +142,20 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
         source, (image, to_image, to_crop) = self._open(index)
         record = self.faces.record(source)
         points = np.asarray(record.points, dtype=np.float32)
-        flipped = False
+        plain = transform_points(to_crop, points.astype(np.float64))
+        flipped, landmarks = False, plain
         if self._varies:
             drawn = self.augmentation.sample(np.random.default_rng((self.seed, self.epoch, index)), self.size)
             matrix = compose(drawn.matrix, to_crop)
             crop = drawn.photometric(warp(image, compose(matrix, to_image), self.size))
             flipped = drawn.flip
+            landmarks = drawn.points(plain, self.layout, self._axis * float(np.ptp(plain, axis=0).max()))
         else:
             matrix = to_crop
             crop = warp(image, compose(matrix, to_image), self.size)
-        landmarks = transform_points(matrix, points.astype(np.float64)) / self.size
-        if flipped:
-            landmarks = landmarks[self.layout.mirror_index]
         return {
             "image": torch.from_numpy(crop).permute(2, 0, 1).contiguous(),
-            "landmarks": torch.from_numpy(landmarks.astype(np.float32)),
+            "landmarks": torch.from_numpy((landmarks / self.size).astype(np.float32)),
             "matrix": torch.from_numpy(matrix),
             "points": torch.from_numpy(points.copy()),
             "index": index,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -71,6 +71,8 @@ class FaceSet:
         records: one entry a face.
         skipped: (path, reason) of what the folder held and could not be used.
         notes: sentences about what was not there, such as an absent folder.
+        axis: how far the labels lie to the right of the pictures' mirror axis, as a fraction of the longer side of the
+            landmarks' tight box. A mirrored sample keeps its labels on the same side (see `ldeq.data.axis`).
     """
 
     name: str
@@ -78,6 +80,7 @@ class FaceSet:
     records: Sequence[FaceRecord]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    axis: float = 0.0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -99,7 +102,7 @@ class FaceSet:
 
     def select(self, indices: Sequence[int], name: str | None = None) -> FaceSet:
         """A set of some of the faces, under the same or another name."""
-        return FaceSet(name or self.name, self.layout, [self.records[i] for i in indices], self.skipped, self.notes)
+        return replace(self, name=name or self.name, records=[self.records[i] for i in indices])
 
 
 def none_left(skipped: Sequence[tuple[str, str]]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
+from ldeq.data.axis import FEWEST, estimate_axis
 from ldeq.data.coco import load_coco
 from ldeq.data.csv_faces import load_csv
 from ldeq.data.errors import DataError
@@ -30,12 +33,15 @@ KINDS: dict[str, str] = {
 
 VIDEO_KIND = "wflw-v"
 
-_OWN = ("split", "layout", "base", "units")
+_OWN = ("split", "layout", "base", "units", "axis")
+
+# Fractions of the face; what lies farther out is no offset of labels but another face.
+_FARTHEST_AXIS = 0.05
 
 _OPTIONS: dict[str, tuple[str, ...]] = {
-    "300w": ("split",),
-    "wflw": ("split", "subset"),
-    "hih": ("split",),
+    "300w": ("split", "axis"),
+    "wflw": ("split", "subset", "axis"),
+    "hih": ("split", "axis"),
     "synthetic": ("split", "seed", "size"),
     "csv": _OWN,
     "coco": _OWN,
@@ -60,6 +66,8 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     ``300w:~/300w``, ``300w:~/300w#helen-test``, ``wflw:~/WFLW#test,subset=blur``, ``hih:~/WFLW_crops#test_blur``,
     ``synthetic:500#seed=1``. Data of one's own is ``csv:~/faces``, ``coco:~/faces/train.json`` or ``pts:~/faces``, with a
     ``layout.yaml`` beside it or ``#layout=FILE``, and ``base=1`` or ``units=fractions`` where coordinates are written so.
+    ``axis=0.004`` says how far labels lie to the right of the pictures' mirror axis, as a fraction of the face's longer side,
+    and ``axis=auto`` estimates it (see `ldeq.data.axis`); mirrored samples then agree with the others.
 
     Args:
         spec: the specification.
@@ -82,13 +90,14 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     options = _parse_options(kind, spec, suffix)
     split = options.get("split", split) or "train"
     if kind == "300w":
-        return load_300w(where, split)
+        return _with_axis(load_300w(where, split), spec, options)
     if kind == "wflw":
-        return load_wflw(where, split, options.get("subset", subset))
+        return _with_axis(load_wflw(where, split, options.get("subset", subset)), spec, options)
     if kind == "hih":
-        return load_hih(where, split)
+        return _with_axis(load_hih(where, split), spec, options)
     if kind in _LOADERS:
-        return _LOADERS[kind](where, split, options.get("layout"), _convention(kind, spec, options))
+        found = _LOADERS[kind](where, split, options.get("layout"), _convention(kind, spec, options))
+        return _with_axis(found, spec, options)
     count = _integer(spec, "the number of faces", where)
     if count < 1:
         raise DataError(f"the number of faces in {spec!r} must be at least 1.")
@@ -99,6 +108,28 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     from ldeq.data.synthetic import SyntheticFaces
 
     return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+
+
+def _with_axis(faces: FaceSet, spec: str, options: dict[str, str]) -> FaceSet:
+    """The faces with the offset of their labels that the specification gives or asks to estimate."""
+    text = options.get("axis")
+    if text is None:
+        return faces
+    if text == "auto":
+        found = estimate_axis(faces)
+        if found is None:
+            need = f"mirror pairs and {FEWEST} faces seen from the front"
+            raise DataError(f"axis=auto in {spec!r} needs {need}: write a number, or leave it out.")
+        said = found.text() if found.clear else f"{found.text()}: no more than chance, so it is taken as 0"
+        return replace(faces, axis=found.offset if found.clear else 0.0, notes=(*faces.notes, said + "."))
+    try:
+        axis = float(text)
+    except ValueError:
+        axis = math.nan
+    if not abs(axis) <= _FARTHEST_AXIS:
+        limit = f"from -{_FARTHEST_AXIS} to {_FARTHEST_AXIS}"
+        raise DataError(f"axis in {spec!r} is auto or a fraction of the face {limit}, not {text!r}.")
+    return replace(faces, axis=axis)
 
 
 def _convention(kind: str, spec: str, options: dict[str, str]) -> Convention:

@@ -99,9 +99,9 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         drawn = self.augmentation.sample(rng, self.size)
         matrix = compose(drawn.matrix, crop_matrix(square, self.size))
         images = np.stack([drawn.photometric(warp(frame, matrix, self.size)) for frame in clip.frames()])
-        points = np.stack([transform_points(matrix, p.astype(np.float64)) for p in clip.landmarks]) / self.size
-        if drawn.flip:
-            points = points[:, self.layout.mirror_index]
+        plain = transform_points(crop_matrix(square, self.size), clip.landmarks.astype(np.float64))
+        axis = float(getattr(self.faces, "axis", 0.0)) * float(np.ptp(plain[0], axis=0).max())
+        points = drawn.points(plain, self.layout, axis) / self.size
         return {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
             "landmarks": torch.from_numpy(points.astype(np.float32)),
