@@ -132,7 +132,7 @@ def test_a_source_says_or_asks_for_its_axis(tree_300w: Path, tree_wflw: Path) ->
     for bad in ("1", "nan", "right"):
         with pytest.raises(DataError, match="axis in .* is auto or a fraction of the face from -0.05 to 0.05"):
             open_faces(f"wflw:{tree_wflw}#test,axis={bad}")
-    with pytest.raises(DataError, match="needs 40 faces seen from the front"):
+    with pytest.raises(DataError, match="needs mirror pairs and 40 faces seen from the front"):
         open_faces(f"wflw:{tree_wflw}#test,axis=auto")
 
 
