@@ -224,9 +224,9 @@ def prune(folder: Path, keep: int, protected: Path | None = None) -> None:
 def _check_format(path: Path, found: object, has_checksum: bool) -> None:
     if type(found) is int and found > FORMAT:
         raise CheckpointError(f"{path} has checkpoint format {found}, this version reads {FORMAT}; update ldeq")
-    if found not in (FORMAT, _WITHOUT_CHECKSUM) or type(found) is not int:
+    if type(found) is not int or found < _WITHOUT_CHECKSUM:
         raise _damaged(path, f"its checkpoint format is {found!r}")
-    if found == FORMAT and not has_checksum:
+    if found > _WITHOUT_CHECKSUM and not has_checksum:
         raise _damaged(path, "it has lost its checksum")
 
 
