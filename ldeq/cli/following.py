@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..engine.console import PLAIN_INTERVAL, Console
 from ..engine.settings import SettingsError
+from ..engine.weights import find_weights
+from ..files import user_path
 from ..landmarker import Landmarker
 from ..video.drawing import Comparison, draw_faces
 from ..video.filters import DEFAULT, FILTERS, make_filter
@@ -22,6 +23,7 @@ from ..video.reading import VideoError, VideoFrame
 from ..video.stream import SAME_FACE, Stream, overlap
 from ..video.tracking import Stopwatch, TrackingSettings
 from ..video.writing import VideoWriter, checked_path, partial_path
+from .outputs import Outputs
 
 STAGES = ("decode", "detect", "crop", "model", "filter", "each frame alone", "draw", "write")
 
@@ -100,28 +102,29 @@ def causal_filters() -> list[str]:
     return [name for name, (kind, _) in FILTERS.items() if kind.causal]
 
 
-def check_places(outputs: dict[str, Path | None], inputs: Sequence[Path] = ()) -> None:
-    """Refuses to write one file over another before anything is computed.
+def check_places(outputs: dict[str, Path | None], pipeline: Pipeline, inputs: Sequence[Path] = ()) -> None:
+    """Refuses to write one file over another, or where nothing can be written, before anything is computed.
 
     Args:
         outputs: by the option that names them.
-        inputs: the files that are read.
+        pipeline: its model and its detector may be files.
+        inputs: the files of the video.
 
     Raises:
-        SettingsError: if an output, or the name under which it grows, is the video or another output.
-        VideoError: if one cannot be written at all.
+        SettingsError: if an output, or the name under which it grows, is a file that is read or another output, or if it
+            cannot be written.
+        VideoError: if ``-o`` names no video.
     """
-    taken = {os.path.realpath(path): "the video itself" for path in inputs}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        names = (checked_path(path), partial_path(path)) if option == "-o" else (path, landmarks_partial(path))
-        for name in names:
-            place = os.path.realpath(name)
-            if place in taken:
-                grows = "" if name == path else f" would grow as {name}, which"
-                raise SettingsError(f"{option} {path}{grows} is {taken[place]}; choose another name")
-            taken[place] = f"where {option} goes, too"
+    guard = Outputs()
+    for path in inputs:
+        guard.protect(path, "the video itself")
+    guard.protect(find_weights(pipeline.model), "the file of the model")
+    if pipeline.detector.startswith("yunet:"):
+        guard.protect(pipeline.detector.removeprefix("yunet:"), "the file of the detector")
+    for option, output in outputs.items():
+        if output is not None:
+            target = checked_path(output) if option == "-o" else user_path(output)
+            guard.file(option, output, partial_path(target) if option == "-o" else landmarks_partial(target))
 
 
 @contextmanager

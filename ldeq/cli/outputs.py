@@ -68,7 +68,7 @@ class Outputs:
         if str(path) == "-":
             raise SettingsError(f"{option} - is no name of a file; write {option} /dev/stdout to print")
         if target.is_dir():
-            raise SettingsError(f"{option} {target} is a folder; give the name of a file")
+            raise SettingsError(f"{option}: cannot write {target}: it is a folder; give the name of a file")
         if is_special(target):
             _check_special(option, target)
             return target
@@ -163,7 +163,7 @@ def _check_place(option: str, path: Path) -> None:
     if not folder.is_dir():
         raise SettingsError(f"{option} {path} would lie below {folder}, which is a file; choose another place")
     if target.exists() and not os.access(target, os.W_OK):
-        raise SettingsError(f"{option} {path} is write-protected; choose another name")
+        raise SettingsError(f"{option}: cannot write {path}: it is write-protected; choose another name")
     probe = temporary_path(folder / "probe")
     try:
         try:
@@ -171,4 +171,4 @@ def _check_place(option: str, path: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise SettingsError(f"{option} {path} cannot be written: {cause(error)}; choose another place") from error
+        raise SettingsError(f"{option}: cannot write {path}: {cause(error)}; choose another place") from error

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ..data import ImageError, crop_box, draw_landmarks, write_image
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
-from ..errors import LdeqError
 from ..face import Face
 from ..files import is_special, user_path, write_atomically
+from ..inputs import InputError
 from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
 from .outputs import Outputs
@@ -63,7 +63,7 @@ class Predict:
             try:
                 image = picture.read()
                 faces = landmarker(image, boxes, cropped=self.cropped)
-            except LdeqError as error:
+            except (ImageError, InputError) as error:
                 print(f"skipped: {error if isinstance(error, ImageError) else f'{picture.name}: {error}'}", file=sys.stderr)
                 failures += 1
                 continue

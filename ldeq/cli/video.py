@@ -62,7 +62,7 @@ class Video:
         console = Console()
         try:
             with reader:
-                check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, reader.files)
+                check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.pipeline, reader.files)
                 return self._follow(reader, console)
         except KeyboardInterrupt:
             console.warn("ended at once; what was computed is saved")
@@ -137,7 +137,7 @@ class Webcam:
     def run(self) -> int:
         if self.seconds is not None and not self.seconds > 0:
             raise SettingsError(f"--seconds must be > 0, got {self.seconds}")
-        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv})
+        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.pipeline)
         console = Console()
         capture = cv2.VideoCapture(self.camera)
         if not capture.isOpened():

@@ -11,24 +11,28 @@ from typing import Any
 
 from ..data import Layout
 from ..face import Face
+from ..files import followed, is_special, user_path
 from .reading import VideoError
 
 
 class LandmarkWriter:
-    """Appends frames to a file beside its place, which takes its place when it is closed."""
+    """Appends frames to a file beside its place, which takes its place when it is whole.
+
+    A file that was there before is only ever replaced by a whole one. A device, such as ``/dev/stdout``, is written to.
+    """
 
     def __init__(self, path: str | Path) -> None:
         """
         Raises:
             VideoError: if the file cannot be written.
         """
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         if self.path.is_dir():
             raise VideoError(f"cannot write {self.path}: it is a folder; give the name of a file")
         self.partial = landmarks_partial(self.path)
         self.frames = 0
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.partial.open("w", newline="")
         except OSError as error:
             raise VideoError(f"cannot write {self.path}: {error.strerror}; choose another place") from error
@@ -52,7 +56,8 @@ class LandmarkWriter:
         """Ends the file; a second call does nothing.
 
         Args:
-            complete: whether every frame is in it; if not, and there is none, nothing is left.
+            complete: whether every frame is in it. If not, the file stays partial where there is an older one, and nothing is
+                left of a file without a frame.
 
         Returns:
             Where it is.
@@ -64,15 +69,22 @@ class LandmarkWriter:
             try:
                 with self._file:
                     self._end(complete)
-                if complete or self.frames:
-                    os.replace(self.partial, self.path)
-                else:  # what an earlier run wrote is worth more
-                    self.partial.unlink()
+                self._put_in_place(complete)
             except OSError as error:
                 raise VideoError(
                     f"cannot write the end of {self.path}: {error.strerror}; {self.partial} holds what there was room for"
                 ) from error
-        return self.path
+        return self.partial
+
+    def _put_in_place(self, complete: bool) -> None:
+        target = followed(self.path)
+        if is_special(self.path):
+            return
+        if complete or (self.frames and not target.exists()):
+            os.replace(self.partial, target)
+            self.partial = self.path
+        elif not self.frames:
+            self.partial.unlink()
 
     def _append(self, frame: int, time: float, faces: Sequence[Face]) -> None:
         raise NotImplementedError
@@ -120,8 +132,11 @@ class CsvLandmarks(LandmarkWriter):
 
 
 def landmarks_partial(path: Path) -> Path:
-    """Where landmarks are until their file is whole."""
-    return path.with_name(f"{path.name}.partial")
+    """Where landmarks are until their file is whole; a device is written to as it is."""
+    if is_special(path):
+        return path
+    target = followed(path)
+    return target.with_name(f"{target.name}.partial")
 
 
 def face_record(face: Face) -> dict[str, Any]:

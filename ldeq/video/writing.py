@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import followed, is_special, user_path
 from .encoders import choose_encoder
 from .reading import VideoError, open_input, require_av
 
@@ -101,7 +102,7 @@ class VideoWriter:
         self._encoder = choose_encoder(self._av, suffix, *even, self._rate)  # before there is a file
         self._errors = (OSError, self._av.error.FFmpegError)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
             self.partial.open("wb").close()  # FFmpeg opens its file with the first frame: too late to say that it cannot
             self._sound = None if sound is None else _Sound(self._av, Path(sound), sound_start, COPIED_AUDIO[suffix])
             late = self._sound is not None and self._sound.begins > FRAGMENT
@@ -208,14 +209,14 @@ class VideoWriter:
         if self.path.suffix.lower() == ".mkv":
             self._check(self.partial)
         else:
-            whole = self.path.with_name(f"{self.path.stem}.partial.whole{self.path.suffix}")
+            whole = self.partial.with_name(f"{self.partial.stem}.whole{self.partial.suffix}")
             try:
                 _in_one_piece(self._av, self.partial, whole)
                 self._check(whole)
                 os.replace(whole, self.partial)
             finally:
                 whole.unlink(missing_ok=True)
-        os.replace(self.partial, self.path)
+        os.replace(self.partial, followed(self.path))
         self.partial = self.path
 
     def _check(self, path: Path) -> None:
@@ -233,17 +234,20 @@ def checked_path(path: str | Path) -> Path:
     Raises:
         VideoError: if its suffix is none that can be written, or it is a folder.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise VideoError(f"cannot write {path}: choose a name that ends in {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise VideoError(f"cannot write {path}: it is a folder; give the name of a file")
+    if is_special(path):
+        raise VideoError(f"cannot write {path}: it is no plain file, and a video needs one; choose another name")
     return path
 
 
 def partial_path(path: Path) -> Path:
-    """Where a video is until it is whole."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    """Where a video is until it is whole: beside the file that a link leads to, under the suffix that names the format."""
+    target = followed(path)
+    return target.with_name(f"{target.stem}.partial{path.suffix}")
 
 
 def reason(error: Exception) -> str:

@@ -106,7 +106,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(face: Path,
         folder = tmp_path / f"folder{suffix}"
         folder.mkdir()
         if option != "-o":  # a folder is where -o puts its pictures
-            assert "is a folder; give the name of a file" in refused("predict", face, option, folder)
+            assert "it is a folder; give the name of a file" in refused("predict", face, option, folder)
         below = face / "deep" / f"x{suffix}"
         assert f"would lie below {face}, which is a file" in refused("predict", face, option, below)
         circle = tmp_path / f"circle{suffix}"
@@ -131,9 +131,9 @@ def test_a_disk_that_is_full_or_locked_is_told_before_the_work(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     before = sorted(tmp_path.iterdir())
-    assert "cannot be written: the disk is full" in refused("predict", face, "--json", tmp_path / "x.json")
+    assert ": the disk is full; choose another place" in refused("predict", face, "--json", tmp_path / "x.json")
     assert sorted(tmp_path.iterdir()) == before
-    assert "cannot be written: the disk is full" in refused("predict", face, "-o", tmp_path / "new" / "x.png")
+    assert ": the disk is full; choose another place" in refused("predict", face, "-o", tmp_path / "new" / "x.png")
     assert sorted(tmp_path.iterdir()) == before
 
 
