@@ -11,8 +11,11 @@ import tyro
 
 from ..data import DataError, Faces, check, open_faces, write_wflw
 from ..data.clips import make_clips
-from ..data.sources import is_video_spec, open_videos
+from ..data.sources import is_video_spec, open_videos, source_folder
 from ..engine.console import Console
+from ..files import write_atomically
+from .outputs import Outputs
+from .signature import write_picture
 
 
 @dataclass
@@ -39,13 +42,24 @@ class DataCheck:
         spec = f"{self.kind}:{self.folder}" if self.folder else self.kind
         # Of a video every frame is decoded, and the middle one is judged.
         faces: Faces = open_videos(spec, self.split) if is_video_spec(spec) else open_faces(spec, self.split)
+        self._check_outputs(spec)
         with Console().counting(faces.name, len(faces)) as count:
-            report = check(faces, self.sheet, samples=self.samples, progress=count)
+            report = check(faces, self.sheet, samples=self.samples, progress=count, write=write_picture)
         print(report.text())
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            self.json.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+            write_atomically(self.json, json.dumps(report.to_dict(), indent=1) + "\n")
         return 0 if report.ok else 1
+
+    def _check_outputs(self, spec: str) -> None:
+        if self.samples < 1:
+            raise DataError(f"--samples must be >= 1, got {self.samples}")
+        outputs = Outputs()
+        if folder := source_folder(spec):
+            outputs.protect_folder(folder, "the data set")
+        if self.sheet:
+            outputs.picture("--sheet", self.sheet)
+        if self.json:
+            outputs.file("--json", self.json)
 
 
 @dataclass
@@ -64,9 +78,7 @@ class MakeFaces:
     """Side of the pictures in pixels."""
 
     def run(self) -> int:
-        folder = self.folder.expanduser()
-        if folder.exists() and any(folder.iterdir()):
-            raise DataError(f"{folder} is not empty; choose a new folder")
+        folder = Outputs().new_folder("FOLDER", self.folder)
         total = 0
         for split, count in (("train", self.count), ("test", max(1, self.count // 5))):
             faces = open_faces(f"synthetic:{count}#seed={self.seed},size={self.size}", split)
@@ -102,6 +114,7 @@ class MakeClips:
     """Noise of the sensor; without it the clips are otherwise the same."""
 
     def run(self) -> int:
+        Outputs().new_folder("--out", self.out)
         faces, console = open_faces(self.data, "test"), Console()
         with console.counting("clips", self.easy + self.hard) as count:
             about = make_clips(faces, self.out, self.easy, self.hard, self.seed, self.part, self.frames, self.noise, count)

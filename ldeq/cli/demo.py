@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,23 @@ from ..engine.console import Console
 from ..engine.report import error_curve, worst_faces
 from ..engine.settings import DataSettings, OptimSettings, RunSettings
 from ..engine.weights import save_weights
-from ..files import saved_bytes, write_atomically
+from ..files import saved_bytes, user_path, write_atomically
 from ..models import LDEQ, LDEQConfig
 from ..solvers import anderson, fixed_point
+from .demo_folder import check_folder, prepare_folder
 
 # Side of the drawn pictures in pixels: half as much again as the crop, so that turned and shifted crops stay sharp.
 PICTURE_SIZE = 128
+
+WEIGHTS = "tiny-98-synthetic.safetensors"
+
+CAPTIONS = {
+    "faces.png": "drawn faces with their labels",
+    "before_after.png": "the same fresh faces, untrained above, trained below",
+    "worst.png": "the largest errors",
+    "error_curve.png": "share of faces below an error",
+    "convergence.png": "residual of the solve against cell evaluations",
+}
 
 
 @dataclass
@@ -41,9 +51,10 @@ class Demo:
     def run(self) -> int:
         begin = time.perf_counter()
         console = Console()
-        run = self.out / "run"
-        shutil.rmtree(run, ignore_errors=True)
-        trainer = Trainer(self._settings(run), console)
+        out = user_path(self.out)
+        settings = self._settings(out / "run")
+        check_folder(out, (WEIGHTS, *CAPTIONS))
+        trainer = Trainer(settings, console)
         console.say(
             f"LDEQ tiny: {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.2f} M parameters, "
             f"{trainer.layout.count} landmarks, on {trainer.device}"
@@ -54,6 +65,7 @@ class Demo:
             trainer.model.config.image_size,
             cache=True,
         )
+        prepare_folder(out, {"faces": self.faces, "test_faces": self.test_faces, "epochs": self.epochs, "seed": self.seed})
         before = evaluate(trainer.model, fresh, weights="untrained")
         console.say(f"before training  NME {before.summary['nme']:.2f} %  ({before.protocol})")
         trainer.fit(None)
@@ -66,7 +78,7 @@ class Demo:
             f"{after.evaluations.mean():.1f} cell evaluations a face"
         )
 
-        save_weights(self.out / "tiny-98-synthetic.safetensors", model, trainer.layout, trainer.settings)
+        save_weights(out / WEIGHTS, model, trainer.layout, trainer.settings)
         pictures = {
             "faces.png": lambda path: write_image(path, _faces(fresh)),
             "before_after.png": lambda path: write_image(path, _before_after(before, after, fresh)),
@@ -74,16 +86,9 @@ class Demo:
             "error_curve.png": lambda path: error_curve({"untrained": before, "trained": after}, path),
             "convergence.png": lambda path: _convergence(model, fresh, path),
         }
-        captions = {
-            "faces.png": "drawn faces with their labels",
-            "before_after.png": "the same fresh faces, untrained above, trained below",
-            "worst.png": "the largest errors",
-            "error_curve.png": "share of faces below an error",
-            "convergence.png": "residual of the solve against cell evaluations",
-        }
         for name, draw in pictures.items():
-            draw(self.out / name)
-            console.say(f"{self.out / name}: {captions[name]}")
+            draw(out / name)
+            console.say(f"{out / name}: {CAPTIONS[name]}")
         console.say(f"took {(time.perf_counter() - begin) / 60:.1f} minutes")
         return 0
 

@@ -9,17 +9,18 @@ from typing import Annotated, Literal
 import tyro
 
 from ..data import LandmarkDataset, open_faces
-from ..data.sources import is_video_spec, open_videos
+from ..data.sources import is_video_spec, open_videos, source_folder
 from ..engine import evaluate, load_pretrained
 from ..engine.console import Console
 from ..engine.device import resolve_device
-from ..engine.report import markdown_table, write_report
+from ..engine.report import REPORT, is_report, markdown_table, write_report
 from ..engine.settings import SettingsError
-from ..engine.weights import Pretrained
+from ..engine.weights import Pretrained, find_weights
 from ..models import LDEQ
 from ..video import evaluation as videos
 from ..video.filters import FILTERS, Filter, make_filter
 from ..video.tracking import Tracker, TrackingSettings
+from .outputs import Outputs
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Eval:
 
     def run(self) -> int:
         device = resolve_device(self.device)
+        self._check_report()
         pretrained = load_pretrained(self.model, device)
         if is_video_spec(self.data):
             return self._run_videos(pretrained)
@@ -109,6 +111,19 @@ class Eval:
             for path in write_report(evaluation, dataset, self.report, wanted):
                 console.say(f"wrote {path}")
         return 0
+
+    def _check_report(self) -> None:
+        if not self.report:
+            return
+        outputs = Outputs()
+        outputs.protect(find_weights(self.model), "the file of the model")
+        if folder := source_folder(self.data):
+            outputs.protect_folder(folder, "the data set")
+        names = videos.REPORT if is_video_spec(self.data) else REPORT
+        report = outputs.folder("--report", self.report, names)
+        strange = [name for name in names if (report / name).exists()]
+        if strange and not is_report(report):
+            raise SettingsError(f"{report / strange[0]} exists, and ldeq eval did not make it; choose another --report")
 
     def _run_videos(self, pretrained: Pretrained) -> int:
         data, console = open_videos(self.data, self.split), Console()

@@ -8,8 +8,11 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
+
 from ..engine.settings import SettingsError
 from ..files import cause, followed, is_special, temporary_path, user_path
+from .signature import is_signed_png
 
 # Enough to find out that a disk is full.
 _PROBE = bytes(1 << 14)
@@ -72,14 +75,36 @@ class Outputs:
         if is_special(target):
             _check_special(option, target)
             return target
-        for folder, what in self._folders:
-            if target.exists() and Path(os.path.realpath(target)).is_relative_to(folder):
-                raise SettingsError(f"{option} {target} would replace a file of {what}; choose another name")
+        self._check_folders(option, target)
         self._claim(option, target, target)
         if partial is not None:
             self._claim(option, target, partial)
         _check_place(option, target)
         return target
+
+    def picture(self, option: str, path: str | os.PathLike[str]) -> Path:
+        """A picture that the command writes, in the format that its suffix names.
+
+        Raises:
+            SettingsError: for a suffix of no picture, and as `file` says.
+            FileError: if the path cannot be one.
+        """
+        target = user_path(path)
+        if not target.is_dir() and not is_special(target) and not _can_be_encoded(target.suffix):
+            raise SettingsError(f"{option} {target} must end in the suffix of a picture; choose .png or .jpg")
+        return self.file(option, path)
+
+    def new_folder(self, option: str, path: str | os.PathLike[str]) -> Path:
+        """A folder that the command fills, and that must be empty or absent.
+
+        Raises:
+            SettingsError: if it holds something, is a file, or cannot be made.
+            FileError: if the path cannot be one.
+        """
+        folder = self.folder(option, path, ["x"])
+        if folder.exists() and any(folder.iterdir()):
+            raise SettingsError(f"{folder} is not empty; choose a new folder")
+        return folder
 
     def folder(self, option: str, path: str | os.PathLike[str], names: Iterable[str]) -> Path:
         """A folder into which the command writes files of the given names.
@@ -94,6 +119,12 @@ class Outputs:
         for name in names:
             self.file(option, folder / name)
         return folder
+
+    def _check_folders(self, option: str, target: Path) -> None:
+        place = Path(os.path.realpath(target))
+        for folder, what in self._folders:
+            if place.is_relative_to(folder) and target.exists() and not is_signed_png(place):
+                raise SettingsError(f"{option} {target} would replace a file of {what}; choose another name")
 
     def _claim(self, option: str, target: Path, place: Path) -> None:
         key = identity(place)
@@ -134,6 +165,13 @@ def _case_matters(folder: Path) -> bool:
         return not other.samefile(folder)
     except OSError:
         return True
+
+
+def _can_be_encoded(suffix: str) -> bool:
+    try:
+        return bool(suffix) and cv2.haveImageWriter(f"x{suffix}")
+    except cv2.error:
+        return False
 
 
 def _check_special(option: str, path: Path) -> None:

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from ..data import ImageError, crop_box, draw_landmarks, write_image
+from ..data import ImageError, crop_box, draw_landmarks
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..face import Face
-from ..files import is_special, user_path, write_atomically
+from ..files import user_path, write_atomically
 from ..inputs import InputError
 from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
 from .outputs import Outputs
 from .pictures import Picture, find_pictures, output_names
-from .signature import is_signed_png, write_signed_png
+from .signature import is_signed_png, write_picture
 
 
 @dataclass
@@ -110,9 +109,7 @@ class Predict:
         if several and out.suffix and not out.is_dir():
             raise SettingsError(f"-o {out} looks like a file; give a folder for {len(pictures)} pictures")
         if not several and not out.is_dir() and (out.suffix or out.exists()):
-            if not is_special(out) and not _can_be_encoded(out):
-                raise SettingsError(f"-o {out} has a suffix that names no picture; choose a name that ends in .png or .jpg")
-            return [outputs.file("-o", out)]
+            return [outputs.picture("-o", out)]
         names = output_names(pictures, ".png")
         folder = outputs.folder("-o", out, names)
         for name in names:
@@ -124,18 +121,8 @@ class Predict:
     def _draw(self, target: Path, image: NDArray[np.uint8], faces: list[Face]) -> None:
         for face in faces:
             image = draw_landmarks(image, face.points, face.layout)
-        if target.suffix.lower() == ".png":
-            write_signed_png(target, image)
-        else:
-            write_image(target, image)
+        write_picture(target, image)
         print(f"  wrote {target}")
-
-
-def _can_be_encoded(path: Path) -> bool:
-    try:
-        return cv2.haveImageWriter(f"x{path.suffix}")
-    except cv2.error:
-        return False
 
 
 def parse_box(text: str | None) -> list[list[float]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data import write_image
 from ..files import write_atomically
 
 _START = b"\x89PNG\r\n\x1a\n"
@@ -25,18 +27,22 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 _SIGNATURE = _chunk(b"tEXt", b"Software\0ldeq")
 
 
-def write_signed_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Writes an `(H, W, 3)` RGB picture as a PNG file that names ldeq as its maker.
+def write_picture(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
+    """Writes an `(H, W, 3)` RGB picture; a PNG file names ldeq as its maker.
 
     Raises:
+        DataError: if the suffix names no picture.
         FileError: if the file cannot be written.
     """
+    if Path(path).suffix.lower() != ".png":
+        write_image(path, image)
+        return
     png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     write_atomically(path, png[:_HEAD] + _SIGNATURE + png[_HEAD:])
 
 
 def is_signed_png(path: Path) -> bool:
-    """Whether `write_signed_png` wrote a file."""
+    """Whether `write_picture` wrote a file, as PNG."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD + len(_SIGNATURE))

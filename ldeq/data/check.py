@@ -118,6 +118,7 @@ def check(
     columns: int = 6,
     tile: int = 192,
     progress: Callable[[int, int], None] | None = None,
+    write: Callable[[str | os.PathLike[str], np.ndarray], None] = write_image,
 ) -> CheckReport:
     """Decode every picture, judge every label, and draw a contact sheet of evenly spaced faces.
 
@@ -128,6 +129,7 @@ def check(
         columns: faces in a row.
         tile: side of a face on the sheet in pixels.
         progress: called with (done, total) after each face.
+        write: writes the sheet.
 
     Raises:
         DataError: where the sheet cannot be written.
@@ -202,7 +204,7 @@ def check(
         report.axis = offset.text() if offset is not None else None
         report.turned = sum(_is_turned(path) for path in {record.image for record in faces.records} if path is not None)
     if sheet is not None and crops:
-        write_image(sheet, contact_sheet(crops, labels, layout, columns, tile))
+        write(sheet, contact_sheet(crops, labels, layout, columns, tile))
         report.sheet = os.fspath(sheet)
     return report
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from ldeq.data.axis import FEWEST, estimate_axis
@@ -19,6 +20,7 @@ from ldeq.data.pts_faces import load_pts
 from ldeq.data.records import Faces, FaceSet
 from ldeq.data.wflw import load_hih, load_wflw
 from ldeq.data.wflw_v import VideoSet, load_wflw_v
+from ldeq.files import user_path
 
 KINDS: dict[str, str] = {
     "300w": "300w:FOLDER",
@@ -157,6 +159,19 @@ def open_videos(spec: str, split: str | None = None) -> VideoSet:
         raise DataError(f"{spec!r} does not name labelled videos: write {VIDEO_KIND}:FOLDER.")
     where, suffix = _where(spec, f"{VIDEO_KIND}:FOLDER")
     return load_wflw_v(where, _parse_options(VIDEO_KIND, spec, suffix).get("split", split) or "all")
+
+
+def source_folder(spec: str) -> Path | None:
+    """The folder in which a data set lies, None for synthetic faces.
+
+    Raises:
+        DataError: if the specification names none.
+    """
+    kind = spec.partition(":")[0].strip().lower()
+    if kind == "synthetic":
+        return None
+    place = user_path(_where(spec, f"{kind}:FOLDER")[0])
+    return place.parent if place.is_file() else place
 
 
 def _where(spec: str, form: str) -> tuple[str, str]:

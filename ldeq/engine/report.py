@@ -15,6 +15,21 @@ from ..data import LandmarkDataset, contact_sheet, crop_box, crop_matrix, transf
 from ..files import saved_bytes, write_atomically
 from .evaluate import Evaluation
 
+REPORT = ("report.md", "report.json", "ced.png", "landmarks.png", "worst.png")
+"""The files that `write_report` writes."""
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a folder holds the report of an evaluation of pictures or of videos."""
+    try:
+        document = json.loads((folder / "report.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(document, dict) or not document:
+        return False
+    parts = [document] if "protocol" in document else list(document.values())
+    return all(isinstance(part, dict) and isinstance(part.get("protocol"), str) for part in parts)
+
 
 def markdown_table(evaluation: Evaluation, subsets: Sequence[str] | None = None) -> str:
     """Table of the full set and of `subsets` (all that there are if None) under its protocol line."""
@@ -115,10 +130,10 @@ def write_report(
     evaluation: Evaluation, dataset: LandmarkDataset, folder: Path, subsets: Sequence[str] | None = None
 ) -> list[Path]:
     """Writes ``report.md``, ``report.json``, ``ced.png``, ``landmarks.png`` and ``worst.png``; returns their paths."""
-    names = ("report.md", "report.json", "ced.png", "landmarks.png", "worst.png")
-    paths = [folder / name for name in names]
-    write_atomically(paths[0], f"# {dataset.faces.name}\n\n{markdown_table(evaluation, subsets)}")
+    paths = [folder / name for name in REPORT]
+    # The document comes first: by it the folder is known as a report from then on.
     write_atomically(paths[1], json.dumps(to_json(evaluation), indent=1) + "\n")
+    write_atomically(paths[0], f"# {dataset.faces.name}\n\n{markdown_table(evaluation, subsets)}")
     error_curve({dataset.faces.name: evaluation}, paths[2])
     landmark_plot(evaluation, paths[3])
     write_image(paths[4], worst_faces(evaluation, dataset))

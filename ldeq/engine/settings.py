@@ -6,27 +6,29 @@ An unknown key is an error that names the nearest known one; types are checked b
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from ..data import Augmentation
-from ..errors import LdeqError
+from ..data import CROP_RULES, Augmentation
+from ..files import cause, user_path
 from ..models import LDEQConfig
+from .settings_checks import SettingsError, check_ranges, near_setting, shortened
+from .yaml_reader import LONGEST, YamlError, parse_yaml
+
+__all__ = ["SettingsError", "TrainSettings", "from_mapping", "read", "to_mapping"]
 
 PRESETS = {"paper": LDEQConfig.paper, "paper_video": LDEQConfig.paper_video, "small": LDEQConfig.small, "tiny": LDEQConfig.tiny}
 
 
-class SettingsError(LdeqError, ValueError):
-    """A configuration cannot be used; the message names the key and what is expected."""
+PRESET_GROUPS = ("model", "augmentation")
+"""Groups that may be the name of a preset alone."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ class RunSettings:
     batch: int = 16
     """Samples a step and process."""
     seed: int = 0
-    # YAML reads a bare off as false.
-    amp: Annotated[Literal["off", "bf16"], BeforeValidator(lambda value: "off" if value is False else value)] = "off"
+    amp: Literal["off", "bf16"] = "off"
     """Autocast of convolutions; state, readout and loss stay in float32."""
     device: str = "auto"
     """``auto`` takes CUDA where it is available."""
@@ -110,32 +111,36 @@ class TrainSettings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for name, value, low in (
-            ("run.epochs", self.run.epochs, 1),
-            ("run.batch", self.run.batch, 1),
-            ("run.keep", self.run.keep, 1),
-            ("run.save_every", self.run.save_every, 1),
-            ("run.validate_every", self.run.validate_every, 1),
-            ("run.log_every", self.run.log_every, 1),
-            ("data.workers", self.data.workers, 0),
-            ("optim.clip", self.optim.clip, 0),
-        ):
-            if value < low:
-                raise SettingsError(f"{name} must be >= {low}, got {value}")
+        check_ranges({name: asdict(getattr(self, name)) for name in ("model", "data", "optim", "run")})
+        if self.data.crop not in CROP_RULES:
+            raise SettingsError(f"data.crop must be one of {', '.join(CROP_RULES)}, got {shortened(self.data.crop)}")
+        if not self.run.out.strip():
+            raise SettingsError("run.out is empty; name a folder, for example runs/first")
         if self.data.sequence < 0 or self.data.sequence == 1:
             raise SettingsError(f"data.sequence must be 0 or a number of frames from 2 upwards, got {self.data.sequence}")
         if self.data.sequence and (self.data.cache or self.data.crop != "landmarks"):
             raise SettingsError(
                 "data.sequence makes its frames anew and crops by landmarks; leave out data.cache and data.crop"
             )
-        if not 0 <= self.optim.flicker < math.inf:
-            raise SettingsError(f"optim.flicker must be >= 0, got {self.optim.flicker}")
         if self.optim.flicker and not self.data.sequence:
             raise SettingsError("optim.flicker compares frames; set data.sequence, for example to 5")
-        if not self.optim.lr > 0:
-            raise SettingsError(f"optim.lr must be > 0, got {self.optim.lr}")
-        if not 0 <= self.optim.ema < 1:
-            raise SettingsError(f"optim.ema must lie in [0, 1), got {self.optim.ema}")
+
+
+HEADER = "# Written by ldeq train: the settings of the run in this folder, defaults included.\n"
+
+
+def dump(settings: TrainSettings) -> str:
+    """The settings as a YAML file that `read` reads."""
+    return HEADER + yaml.safe_dump(to_mapping(settings), sort_keys=False)
+
+
+def is_dump(path: Path) -> bool:
+    """Whether a file came from `dump`: nobody's own words are lost with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text.startswith(HEADER) or text == dump(from_mapping(parse_yaml(text))).removeprefix(HEADER)
+    except (OSError, ValueError):
+        return False
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
@@ -144,28 +149,44 @@ def read(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
     Raises:
         SettingsError: if the file is missing, no mapping, or holds an unknown key or a value of a wrong type.
     """
+    path = user_path(path)
     try:
-        document = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            document = parse_yaml(file.read(LONGEST + 1))
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise SettingsError(f"cannot read {path}: {cause(error)}; check the path") from error
+    except YamlError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if document is None:
         document = {}
     if not isinstance(document, dict):
         raise SettingsError(f"{path} must hold a mapping such as 'run: {{epochs: 60}}', found {type(document).__name__}")
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise SettingsError(f"--set takes key=value, for example --set optim.lr=5e-4; got {override!r}")
-        *parents, leaf = key.strip().split(".")
-        place = document
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise SettingsError(f"--set {key}: {parent!r} is a value, not a group of settings")
-        place[leaf] = yaml.safe_load(value)
+        _override(document, override)
     return from_mapping(document)
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    *parents, leaf = (part.strip() for part in key.split("."))
+    if not separator or not leaf or not all(parents):
+        raise SettingsError(f"--set takes key=value, for example --set optim.lr=5e-4; got {shortened(override)}")
+    try:
+        value = parse_yaml(text)
+    except YamlError as error:
+        raise SettingsError(f"--set {key}: the value {shortened(text)} is not valid YAML: {error}") from error
+    place = document
+    for parent in parents:
+        inner = place.get(parent)
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, str) and parent in PRESET_GROUPS:  # augmentation: strong
+            inner = {"preset": inner}
+        elif not isinstance(inner, dict):
+            raise SettingsError(f"--set {key}: {parent!r} is a value, not a group of settings")
+        # A group may be one that an alias shares with another.
+        place[parent] = place = dict(inner)
+    place[leaf] = value
 
 
 def from_mapping(document: Mapping[str, Any]) -> TrainSettings:
@@ -174,14 +195,20 @@ def from_mapping(document: Mapping[str, Any]) -> TrainSettings:
     Raises:
         SettingsError: as `read`.
     """
-    filled = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+    if not isinstance(document, Mapping):
+        raise SettingsError(f"settings must be a mapping such as {{'run': {{'epochs': 60}}}}, got {type(document).__name__}")
+    # A group whose settings are all commented out is None.
+    filled = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items() if value is not None}
     _fill_preset(filled, "model", {name: lambda make=make: asdict(make()) for name, make in PRESETS.items()}, "small")
     data = filled.get("data")
     if isinstance(data, dict):
         names = ("none", "light", "paper", "strong")
         augmentations = {name: lambda name=name: asdict(Augmentation.preset(name)) for name in names}
+        if data.get("augmentation", "") is None:
+            del data["augmentation"]
         _fill_preset(data, "augmentation", augmentations, "light", "data.")
-    _reject_unknown(TrainSettings, filled, "")
+    _check_keys(TrainSettings, filled, "")
+    check_ranges(filled)
     try:
         return TypeAdapter(TrainSettings).validate_python(filled)
     except ValidationError as error:
@@ -206,21 +233,39 @@ def _fill_preset(document: dict[str, Any], key: str, presets: Mapping[str, Any],
         return
     group = dict(group)
     preset = group.pop("preset", default)
-    if preset not in presets:
-        raise SettingsError(f"{prefix}{key}.preset: unknown preset {preset!r}; choose one of {', '.join(presets)}")
+    if not isinstance(preset, str) or preset not in presets:
+        raise SettingsError(f"{prefix}{key}.preset: unknown preset {shortened(preset)}; choose one of {', '.join(presets)}")
     document[key] = {**presets[preset](), **group}
 
 
-def _reject_unknown(kind: type, document: Mapping[str, Any], prefix: str) -> None:
+def _check_keys(kind: type, document: Mapping[Any, Any], prefix: str) -> None:
+    """Refuses unknown settings, values in the place of groups, and true and false in the place of numbers."""
     hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]
     for key, value in document.items():
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
-            raise SettingsError(f"unknown setting {prefix}{key}; did you mean {prefix}{near[0]}?")
+        if key not in hints:
+            raise SettingsError(_unknown(kind, str(key), prefix))
         hint = hints[key]
+        if isinstance(value, bool) and hint in (int, float):
+            raise SettingsError(f"{prefix}{key} must be a number, got {str(value).lower()}")
         if isinstance(hint, types.UnionType) or not dataclasses.is_dataclass(hint):
             continue
         if not isinstance(value, Mapping):
-            raise SettingsError(f"{prefix}{key} must be a group of settings, got {value!r}")
-        _reject_unknown(typing.cast(type, hint), value, f"{prefix}{key}.")
+            raise SettingsError(f"{prefix}{key} must be a group of settings, got {shortened(value)}")
+        _check_keys(typing.cast(type, hint), value, f"{prefix}{key}.")
+
+
+def _unknown(kind: type, key: str, prefix: str) -> str:
+    known = list(typing.get_type_hints(kind))
+    near = near_setting(key, known)
+    if near is None and not prefix:  # a setting without its group
+        near = next(
+            (
+                f"{group}.{found}"
+                for group, hint in typing.get_type_hints(kind).items()
+                if (found := near_setting(key, [f.name for f in dataclasses.fields(hint)]))
+            ),
+            None,
+        )
+    told = shortened(key).strip("'\"")
+    hint = f"did you mean {prefix}{near}?" if near else f"known are {', '.join(known)}"
+    return f"unknown setting {prefix}{told}; {hint}"

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from torch import distributed as dist
 
@@ -43,7 +42,7 @@ from .report import worst_faces
 from .resume import FIXED, changes, describe
 from .run_lock import RunLock
 from .runlog import RunLog
-from .settings import SettingsError, TrainSettings, to_mapping
+from .settings import SettingsError, TrainSettings, dump, to_mapping
 from .step import TrainingStep
 from .training_data import TrainingData
 from .transfer import transfer
@@ -467,8 +466,7 @@ class Trainer:
             self.log.rewind(step, self.validation_due)
 
     def _write_settings(self) -> None:
-        text = yaml.safe_dump(to_mapping(self.settings), sort_keys=False)
-        checkpoint.write_atomically(self.folder / "config.yaml", text.encode())
+        checkpoint.write_atomically(self.folder / "config.yaml", dump(self.settings).encode())
 
     # --- telling ---
 

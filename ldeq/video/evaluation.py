@@ -232,6 +232,10 @@ def markdown_table(evaluations: Mapping[str, VideoEvaluation]) -> str:
     return "\n".join(lines) + "\n"
 
 
+REPORT = ("report.md", "report.json", "tracks.npz")
+"""The files that `write_report` writes."""
+
+
 def write_report(
     evaluations: Mapping[str, VideoEvaluation], tracks: Mapping[str, Sequence[VideoTrack]], folder: Path
 ) -> list[Path]:
@@ -242,7 +246,7 @@ def write_report(
     Raises:
         FileError: if the folder cannot be written.
     """
-    paths = [folder / name for name in ("report.md", "report.json", "tracks.npz")]
+    paths = [folder / name for name in REPORT]
     table: dict[str, Any] = {
         name: {
             "protocol": e.protocol,
@@ -257,8 +261,9 @@ def write_report(
     for name, pipeline in tracks.items():
         for track in pipeline:
             arrays[f"{name}/{track.name}/predicted"], arrays[f"{name}/{track.name}/std"] = track.predicted, track.std
-    write_atomically(paths[0], markdown_table(evaluations))
+    # The document comes first: by it the folder is known as a report from then on.
     write_atomically(paths[1], json.dumps(table, indent=1) + "\n")
+    write_atomically(paths[0], markdown_table(evaluations))
     write_atomically(paths[2], saved_bytes(lambda file: np.savez_compressed(file, **arrays)))
     return paths
 

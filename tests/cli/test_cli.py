@@ -13,6 +13,7 @@ import yaml
 
 from ldeq import __version__
 from ldeq.cli import main
+from ldeq.cli.demo_folder import check_folder, prepare_folder
 from ldeq.data import load_wflw, open_faces
 
 
@@ -172,6 +173,12 @@ def test_a_short_demo_learns_and_leaves_its_pictures(tmp_path: Path, capsys: pyt
         assert picture is not None
         assert picture.std() > 5
     assert (out / "tiny-98-synthetic.safetensors").is_file()
+    # A second one would replace the first, and leave alone what lies beside it.
+    (out / "notes.txt").write_text("mine")
+    check_folder(out, ["faces.png"])
+    prepare_folder(out, {})
+    assert list((out / "run").iterdir()) == []
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_clips_are_made_checked_and_not_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
