@@ -15,7 +15,7 @@
 #define LDEQ_LAUNCH(kernel, grid, threads, stream, ...) kernel<<<grid, threads, 0, stream>>>(__VA_ARGS__)
 #else
 #include "cuda_on_host.h"
-#define LDEQ_LAUNCH(kernel, grid, threads, stream, ...) ::on_host::launch(grid, threads, stream, kernel, __VA_ARGS__)
+#define LDEQ_LAUNCH(kernel, grid, threads, stream, ...) ::on_host::launch<kernel>(grid, threads, stream, __VA_ARGS__)
 #define LDEQ_SHARED(Type, name) Type& name = ::on_host::shared<Type>()
 #endif
 

@@ -1,6 +1,7 @@
 """Fixtures of the host build: see host_build.py."""
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ from ldeq.ops.softargmax.registration import register_derivatives
 
 
 @pytest.fixture(scope="session")
-def host_library() -> Iterator[None]:
+def host_library() -> Iterator[ModuleType]:
     """Loads the device code as ``torch.ops.ldeq_host``, with the schemas and gradients of the operators that ldeq has."""
     defined = schemas.define("ldeq_host")
-    torch.ops.load_library(str(host_operators()))
+    module = host_operators()
     register_derivatives("ldeq_host")
-    yield
+    yield module
     del defined
 
 
@@ -32,7 +33,7 @@ def cpu_operators() -> Any:
 
 
 @pytest.fixture
-def device_code(host_library: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def device_code(host_library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """ldeq's backend "cpu" is the CUDA code, built for the CPU; memory that nothing has written yet is NaN."""
     install("ldeq_host", monkeypatch)
     with uninitialised_memory_is_nan():

@@ -4,14 +4,20 @@
 // several blocks run at the same time, so that races show, between blocks too.
 #pragma once
 
+#include <cxxabi.h>
+
 #include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <thread>
 #include <type_traits>
+#include <typeinfo>
 #include <vector>
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -19,8 +25,6 @@
 #else
 #define LDEQ_THREADS 0
 #include <ucontext.h>
-
-#include <functional>
 #endif
 
 #define __global__
@@ -49,6 +53,24 @@ constexpr size_t kSharedBytes = 64 * 1024;
 // Set by the self-test to leave out the k-th __syncthreads that each thread reaches: a sanitizer must notice.
 inline int dropped_sync = -1;
 inline int concurrent_blocks = 2;
+
+// By a kernel's name, how often it was launched.
+inline std::map<std::string, int64_t> launches;
+
+// What runs kernels in place of this file, if set: it is given the kernel's name and the bytes of its parameters.
+inline std::function<void(const std::string& kernel, dim3 grid, int threads, const void* parameters, size_t size)> launcher;
+
+template <auto kKernel>
+struct Named {};
+
+// A kernel's name with its types, as c++filt writes it: it stands in the type "on_host::Named<&(void ldeq::kernel<float>(...))>".
+template <auto kKernel>
+std::string name_of() {
+  const std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(typeid(Named<kKernel>).name(), nullptr, nullptr, nullptr), free);
+  const std::string name = text.get();
+  const size_t start = name.find("&(") + 2;
+  return name.substr(start, name.rfind(")>") - start);
+}
 
 #if LDEQ_THREADS
 
@@ -202,18 +224,21 @@ T shuffle_xor(T value, int distance) {
 }
 
 // Runs one thread of one block. Shared memory starts as NaN: what a kernel reads before it wrote it shows.
-template <typename Kernel, typename... Args>
-void run_thread(Block& room, int t, int threads, dim3 block, dim3 grid, Kernel kernel, const Args&... args) {
+template <auto kKernel, typename P>
+void run_thread(Block& room, int t, int threads, dim3 block, dim3 grid, const P& parameters) {
   if (t == 0) std::memset(room.shared, 0xff, kSharedBytes);
   room.barrier.arrive_and_wait();
   Thread self{&room, &room.warps[t / kWarp], dim3(t), block, dim3(threads), grid};
   current = &self;
-  kernel(args...);
+  kKernel(parameters);
   room.barrier.arrive_and_wait();
 }
 
-template <typename Kernel, typename... Args>
-void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) {
+template <auto kKernel, typename P>
+void launch(dim3 grid, int threads, Stream, const P& parameters) {
+  static const std::string name = name_of<kKernel>();
+  ++launches[name];
+  if (launcher) return launcher(name, grid, threads, &parameters, sizeof(P));
   const int64_t blocks = int64_t{grid.x} * grid.y;
 #if LDEQ_THREADS
   const int slots = static_cast<int>(blocks < concurrent_blocks ? blocks : concurrent_blocks);
@@ -224,7 +249,7 @@ void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) 
     for (int t = 0; t < threads; ++t) {
       workers.emplace_back([&, slot, t, room = rooms.back().get()] {
         for (int64_t b = slot; b < blocks; b += slots)
-          run_thread(*room, t, threads, dim3(b % grid.x, b / grid.x), grid, kernel, args...);
+          run_thread<kKernel>(*room, t, threads, dim3(b % grid.x, b / grid.x), grid, parameters);
       });
     }
   }
@@ -233,7 +258,7 @@ void launch(dim3 grid, int threads, Stream, Kernel kernel, const Args&... args) 
   Block room(threads);
   for (int64_t b = 0; b < blocks; ++b) {
     Fibers::of_this_thread().run(
-        threads, [&](int t) { run_thread(room, t, threads, dim3(b % grid.x, b / grid.x), grid, kernel, args...); });
+        threads, [&](int t) { run_thread<kKernel>(room, t, threads, dim3(b % grid.x, b / grid.x), grid, parameters); });
   }
 #endif
 }
@@ -271,6 +296,17 @@ inline __nv_bfloat16 __float2bfloat16_rn(float v) {
   bits += 0x7fff + (bits >> 16 & 1);  // to nearest, ties to even
   return {static_cast<uint16_t>(bits >> 16)};
 }
-using __half = _Float16;
-inline float __half2float(__half v) { return static_cast<float>(v); }
-inline __half __float2half_rn(float v) { return static_cast<__half>(v); }
+struct __half {
+  uint16_t bits;
+};
+inline float __half2float(__half v) {
+  _Float16 out;
+  std::memcpy(&out, &v, 2);
+  return static_cast<float>(out);
+}
+inline __half __float2half_rn(float v) {
+  const auto rounded = static_cast<_Float16>(v);
+  __half out;
+  std::memcpy(&out, &rounded, 2);
+  return out;
+}

@@ -6,11 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "softargmax_bf16.cu"
-#include "softargmax_f16.cu"
-#include "softargmax_f32.cu"
-#include "solver_bf16.cu"
-#include "solver_f32.cu"
+#include "softargmax_launch.cuh"
+#include "solver_launch.cuh"
 
 using namespace ldeq;
 

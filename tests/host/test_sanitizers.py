@@ -4,7 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host_build import HERE, compile_once
+from host_build import program
+from native_build import BuildError
 
 # ThreadSanitizer's exit status after a report.
 RACE = 66
@@ -17,8 +18,8 @@ def races() -> Path:
 
 def built(name: str, *flags: str) -> Path:
     try:
-        return compile_once(HERE / "selftest.cpp", name, ["-O1", "-g1", *flags])
-    except RuntimeError as error:
+        return program(name, *flags)
+    except BuildError as error:
         if "cannot find" in str(error):
             pytest.skip(f"the sanitizer's library is missing: {error}")
         raise

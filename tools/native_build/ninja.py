@@ -66,7 +66,7 @@ class Target:
         for unit in self.units:
             # Two targets may compile one source, each in its own way.
             source = unit.source.relative_to(ROOT) if unit.source.is_relative_to(ROOT) else Path(unit.source.name)
-            target = folder / self.rule / source.with_suffix(".o")
+            target = folder / "objects" / self.rule / source.with_suffix(".o")
             objects.append(_path(target))
             lines += [f"build {objects[-1]}: compile_{self.rule} {_path(unit.source)}", f"  flags = {_shell(unit.flags)}"]
         return [*lines, f"build {_path(folder / self.name)}: link_{self.rule} {' '.join(objects)}", ""]

@@ -81,6 +81,10 @@ def _nvcc(*flags: str) -> str:
 
 def _readable(mangled: str) -> str:
     """anderson_mix<float, float, 8, 4> for its mangled name."""
-    name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
+    return readable(subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout)
+
+
+def readable(name: str) -> str:
+    """anderson_mix<float, float, 8, 4> for "void ldeq::anderson_mix<float, float, 8, 4>(...)"."""
     name = name.split("ldeq::", 1)[1].rsplit(">(", 1)[0] + ">"
     return name.replace("__nv_bfloat16", "bf16").replace("__half", "half").strip()
