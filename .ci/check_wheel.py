@@ -27,7 +27,7 @@ def main(torch: str) -> None:
         venv.create(f"{folder}/venv", with_pip=True)
         python = f"{folder}/venv/bin/python"
         # No compiler and no source tree: only what the wheel brings.
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment = {**os.environ, "PYTHONPATH": f"{folder}/support"}
 
         def run(*command: str) -> None:
             subprocess.run(command, cwd=folder, env=environment, check=True)
@@ -35,9 +35,10 @@ def main(torch: str) -> None:
         run(python, "-m", "pip", "install", "--quiet", torch, str(wheel), "pytest", "hypothesis", "torch-abi-audit")
         run(python, "-c", "import ldeq, sys; assert 'site-packages' in ldeq.__file__, ldeq.__file__; ldeq.show_config()")
         run(f"{folder}/venv/bin/ldeq", "doctor")
-        shutil.copytree(ROOT / "tests" / "ops", f"{folder}/tests")
+        for name in ("ops", "support"):
+            shutil.copytree(ROOT / "tests" / name, f"{folder}/{name}")
         # What test_build.py tests is the source tree.
-        run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", "--ignore=tests/test_build.py")
+        run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ops", "--ignore=ops/test_build.py")
 
 
 if __name__ == "__main__":

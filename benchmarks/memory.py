@@ -6,7 +6,9 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -43,6 +45,10 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
     return peak
 
 
+def _backward(model: LDEQ, images: torch.Tensor) -> None:
+    model(images).landmarks.sum().backward()
+
+
 def against_budget(
     config: LDEQConfig, batch: int, device: str = "cpu", budgets: tuple[int, ...] = BUDGETS
 ) -> dict[str, dict[str, float]]:
@@ -54,10 +60,10 @@ def against_budget(
         for budget in budgets:
             torch.manual_seed(0)
             # The backward solve takes its budget and its tolerance from the forward one.
-            options = {"max_iter": budget, "tol": 0.0, "backward_max_iter": None, "backward_tol": None}
+            options: dict[str, Any] = {"max_iter": budget, "tol": 0.0, "backward_max_iter": None, "backward_tol": None}
             model = LDEQ(replace(config, gradient=gradient, **options)).to(device)
-            model(images).landmarks.sum().backward()  # gradients and the library's own buffers exist from here on
-            found[gradient][str(budget)] = peak_bytes(lambda m=model: m(images).landmarks.sum().backward(), device)
+            _backward(model, images)  # gradients and the library's own buffers exist from here on
+            found[gradient][str(budget)] = peak_bytes(partial(_backward, model, images), device)
     return found
 
 

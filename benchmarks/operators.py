@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import dsntnn
 import kornia
@@ -39,16 +40,27 @@ def ours(h: Tensor) -> Tensor:
 
 def readouts(compile: bool = True) -> dict[str, Callable[[Tensor], Tensor]]:
     """Soft-argmax by us and by peers, (B, K, h, w) to (B, K, 2), each in its own coordinates."""
-    peers = {"ours": ours, "eager": eager, "kornia": kornia_readout, "dsntnn": dsntnn_readout}
+    peers: dict[str, Callable[[Tensor], Tensor]] = {
+        "ours": ours,
+        "eager": eager,
+        "kornia": kornia_readout,
+        "dsntnn": dsntnn_readout,
+    }
     if compile:
         peers |= {f"torch.compile of {name}": torch.compile(peers[name]) for name in ("eager", "kornia", "dsntnn")}
     return peers
 
 
+def _of_round(read: Callable[[Tensor], Tensor], maps: list[Tensor], i: int) -> Tensor:
+    return read(maps[i % INPUTS])
+
+
 def softargmax_forward(shape: tuple[int, ...], device: str = "cpu", *, rounds: int = 15, compile: bool = True) -> Timings:
     maps = [torch.randn(shape, device=device) for _ in range(INPUTS)]
     with torch.no_grad():
-        candidates = {name: (lambda i, f=f: f(maps[i % INPUTS])) for name, f in readouts(compile).items()}
+        candidates: dict[str, Callable[[int], object]] = {
+            name: partial(_of_round, f, maps) for name, f in readouts(compile).items()
+        }
         candidates["floor: read 1 N"] = lambda i: maps[i % INPUTS].sum()
         return paired(candidates, device=device, rounds=rounds)
 

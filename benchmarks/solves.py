@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import published
 import torch
@@ -31,7 +32,7 @@ def throughput(
         layer = get_deq(f_solver=name, f_max_iter=steps, f_tol=0.0).eval()
         return lambda _: layer(free_map(outputs), start)
 
-    def compiled(function: Callable[..., object]) -> Callable[..., object]:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.compile(function, dynamic=False) if compile else function
 
     quick_mix = compiled(published.mix)

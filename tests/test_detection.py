@@ -61,7 +61,9 @@ def test_one_landmarker_in_eight_threads_answers_as_in_one_bit_for_bit(lm: Landm
 
 
 def test_a_native_object_is_lent_to_one_thread_at_a_time_and_used_again() -> None:
-    made, busy, lock = [], set(), Lock()
+    made: list[list[int]] = []
+    busy: set[int] = set()
+    lock = Lock()
 
     def make() -> list[int]:
         thing = [len(made)]

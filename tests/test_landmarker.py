@@ -42,8 +42,7 @@ def test_a_model_trained_on_photos_finds_the_eyes_of_drawn_faces(small: Landmark
         truth = faces.record(i).points
         if faces.record(i).attributes.get("pose") or faces.record(i).attributes.get("occlusion"):
             continue
-        x1, y1, x2, y2 = (*truth.min(0), *truth.max(0))
-        (face,) = small(faces.read(i), [[x1, y1, x2, y2]])
+        (face,) = small(faces.read(i), [[*truth.min(0), *truth.max(0)]])
         for ours, theirs in ((range(36, 42), range(60, 68)), (range(42, 48), range(68, 76))):
             distance = np.linalg.norm(face.points[list(ours)].mean(0) - truth[list(theirs)].mean(0))
             errors.append(distance / WFLW98.inter_ocular(truth))

@@ -11,10 +11,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from ldeq.data import LandmarkDataset, open_faces
+from ldeq.data.crop import CropRule
 from ldeq.engine import checkpoint, evaluate, load_pretrained
 from ldeq.engine.report import write_report
 from ldeq.engine.settings import from_mapping
@@ -65,7 +67,11 @@ def main(trained: Path, spec: str) -> None:
         save_weights(rounded, source.model, source.layout, settings, dtype=torch.bfloat16)
         kept = load_pretrained(rounded)
     faces = LandmarkDataset(
-        open_faces(spec, "test"), kept.model.config.image_size, kept.crop_rule, kept.crop_scale, on_error="replace"
+        open_faces(spec, "test"),
+        kept.model.config.image_size,
+        cast(CropRule, kept.crop_rule),
+        kept.crop_scale,
+        on_error="replace",
     )
     evaluation = evaluate(kept.model, faces, weights=f"model {name} (bf16 weights, moving average)")
     card = {"data": data, "licence": LICENCE, **evaluation.summary, "protocol": evaluation.protocol}

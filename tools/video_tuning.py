@@ -120,7 +120,8 @@ def tune(
     """
     settings: dict[str, dict[str, float]] = {}
     for kind in (*CLASSICS, *(LOOKING_AHEAD if ahead else ())):
-        settings[kind] = min(GRIDS[kind], key=lambda s, k=kind: cost(figures(k, s), bound))
+        costs = [cost(figures(kind, candidate), bound) for candidate in GRIDS[kind]]
+        settings[kind] = GRIDS[kind][costs.index(min(costs))]
     settings["face-frame"] = descend(figures, bound)
     return settings, {kind: figures(kind, s) for kind, s in settings.items()}
 

@@ -7,8 +7,8 @@ editors read the source tree, so they find it under its own name.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kernels import anderson, fixed_point, sample_state, softargmax
+    from kernels import anderson, fixed_point, layout, sample_state, softargmax
 else:
-    from ldeq.kernels import anderson, fixed_point, sample_state, softargmax
+    from ldeq.kernels import anderson, fixed_point, layout, sample_state, softargmax
 
-__all__ = ["anderson", "fixed_point", "sample_state", "softargmax"]
+__all__ = ["anderson", "fixed_point", "layout", "sample_state", "softargmax"]

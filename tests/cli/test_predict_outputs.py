@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ldeq.cli import main, predict
+from ldeq.cli import main
 from ldeq.landmarker import Landmarker
 
 Refused = Callable[..., str]
@@ -23,7 +23,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> Landmarker:
         raise AssertionError("the command began to work")
 
-    monkeypatch.setattr(predict.Landmarker, "load", load)
+    monkeypatch.setattr(Landmarker, "load", load)
 
 
 def two_folders(face: Path, tmp_path: Path) -> tuple[Path, Path]:

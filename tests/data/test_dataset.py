@@ -105,7 +105,8 @@ def test_cache_changes_nothing(make_faces: Make, side: int) -> None:
     plain, cached = (LandmarkDataset(faces, 64, augmentation=Augmentation.strong(), cache=c) for c in (False, True))
     assert cached.preload() == 3
     for epoch in range(3):
-        plain.set_epoch(epoch), cached.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        cached.set_epoch(epoch)
         assert all(same(plain[i], cached[i]) for i in range(3))
 
 
@@ -206,4 +207,6 @@ def test_normalise() -> None:
 
 def test_opencv_reads_what_we_write(make_faces: Make) -> None:
     faces = make_faces(1)
-    np.testing.assert_array_equal(faces.read(0), cv2.imread(str(faces.record(0).image))[..., ::-1])
+    read = cv2.imread(str(faces.record(0).image))
+    assert read is not None
+    np.testing.assert_array_equal(faces.read(0), read[..., ::-1])

@@ -177,7 +177,7 @@ def test_compiles_without_graph_breaks(target):
 
     h = torch.randn(2, 3, 8, 8, device=target.device, requires_grad=True)
     beta = torch.tensor(0.4, device=target.device, requires_grad=True)
-    names = []
+    names: list[str] = []
 
     def recorded(graph, inputs):
         names.extend(str(node.target) for node in graph.graph.nodes)

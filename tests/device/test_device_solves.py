@@ -86,5 +86,5 @@ def test_more_than_two_to_the_31_elements(target):
     step, state = begin(Anderson(m=m, ridge=1e-6, history_dtype=torch.bfloat16), x, x.dtype)
     for _ in range(m + 1):
         x_next = take(step, state, x, torch.rand(b, d, device=target.device), FOREVER).x
-        assert torch.isfinite(x_next).all()
+        assert x_next is not None and torch.isfinite(x_next).all()
         x = x_next

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ldeq.data import DataError
-from ldeq.engine import CheckpointError, FolderInUse, Trainer, TrainingError, TrainSettings, checkpoint
+from ldeq.engine import CheckpointError, FolderInUse, Trainer, TrainingError, TrainSettings, checkpoint, evaluate
 from ldeq.engine import run_lock as lock_module
 from ldeq.engine import train as train_module
 from ldeq.engine.console import Console
@@ -151,7 +151,7 @@ class Failing:
     """An evaluation that fails at its first call, as one does whose disk or memory is full."""
 
     def __init__(self, error: BaseException) -> None:
-        self.error, self.calls, self.real = error, 0, train_module.evaluate
+        self.error, self.calls, self.real = error, 0, evaluate
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         self.calls += 1
@@ -187,7 +187,7 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 def test_ctrl_c_during_a_validation_stops_it_and_a_resume_does_it_again(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = train_module.evaluate
+    real = evaluate
 
     def interrupted(*args: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)

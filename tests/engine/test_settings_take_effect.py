@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldeq.data import Augmentation, LandmarkDataset, crop_box, crop_matrix, open_faces
+from ldeq.data import Augmentation, LandmarkDataset, crop_box, crop_matrix, normalise, open_faces
 from ldeq.engine import Trainer, TrainSettings, checkpoint, evaluate, load_pretrained
 from ldeq.engine import evaluate as evaluate_function
-from ldeq.engine import step as step_module
 from ldeq.engine import train as train_module
 from ldeq.engine.console import Console
 from ldeq.engine.optimization import make_optimizer
@@ -104,7 +103,7 @@ def test_the_loss_of_the_settings_is_the_one_that_is_lowered(make: Make, kind: s
     trainer = trainer_of(make(optim={"loss": kind}))
     item = batch_of(trainer)
     with torch.no_grad():
-        out = trainer.model.train()(step_module.normalise(item["image"]))
+        out = trainer.model.train()(normalise(item["image"]))
     difference = out.landmarks - item["landmarks"]
     expected = {"l1": difference.abs().mean(), "l2": difference.norm(dim=-1).mean()}
     row = trainer_of(make(optim={"loss": kind})).train_step(item, 1e-3)

@@ -283,7 +283,7 @@ def test_the_moving_average_forgets_its_random_start_and_then_follows_its_decay(
         with torch.no_grad():
             model.weight.fill_(100.0 if step == 0 else 1.0)
         ema.update_parameters(model)
-        values.append(ema.module.weight.item())
+        values.append(float(ema.module.weight))
     assert values[0] == 100.0
     assert values[10] < 1.05  # with a decay of 0.9 from the start: 1 + 99 * 0.9**10 = 36
     decays = [min(0.9, (1 + n) / (10 + n)) for n in range(1, 40)]

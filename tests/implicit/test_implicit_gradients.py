@@ -226,9 +226,9 @@ def test_motion_is_no_stop_for_a_backward_solve() -> None:
 def test_compacted_solves_change_neither_result_nor_gradient(solver: str) -> None:
     results, sizes = [], []
     for share in (0.0, 0.9):
-        cell, x = TanhCell(), injection()
-        x[2:] *= 1e-3  # these take fewer evaluations: another slope of tanh
-        x = {"x": x.requires_grad_(), "one": torch.ones((), dtype=torch.float64)}
+        cell, drive = TanhCell(), injection()
+        drive[2:] *= 1e-3  # these take fewer evaluations: another slope of tanh
+        x = {"x": drive.requires_grad_(), "one": torch.ones((), dtype=torch.float64)}
 
         def sized(z: Tensor, x: dict[str, Tensor], cell: TanhCell = cell) -> Tensor:
             sizes.append(len(z))

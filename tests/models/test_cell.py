@@ -35,8 +35,8 @@ def cell_of(config: LDEQConfig, dtype: torch.dtype = torch.float32) -> Cell:
             if isinstance(module, nn.GroupNorm):
                 module.weight += 0.1 * torch.randn_like(module.weight)
                 module.bias += 0.1 * torch.randn_like(module.bias)
-            if isinstance(module, nn.Conv2d):
-                module.bias += 0.1 * torch.randn_like(module.bias)  # type: ignore[arg-type]
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias += 0.1 * torch.randn_like(module.bias)
         cell.get_submodule("mix.0").get_parameter("weight")[:, : c.landmarks] *= 0.03
     return cell.to(dtype)
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -261,7 +261,7 @@ def test_sharded_parameters_give_the_gradients_of_one_process(shard: Callable[[L
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(partial(_train_sharded), args=(port, shard, str(tmp_path / "grads.pt")), nprocs=2)
+    spawn(partial(_train_sharded), args=(port, shard, str(tmp_path / "grads.pt")), nprocs=2)
     found = torch.load(tmp_path / "grads.pt")
     # Shards average over the processes. What is not sharded, the stem of the first case, has the half batch of its process.
     expected = gradients_of(small_model().double().eval(), images().double(), weight=0.5)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from test_ldeq import images, seeded
+from seeded_models import images, seeded
 
 from ldeq.models.sequence import WarmStarts
 from ldeq.ops import heatmap_readout

@@ -45,7 +45,7 @@ def test_statuses_and_places_are_those_of_cpp() -> None:
 
 def test_columns_are_those_of_triton() -> None:
     pytest.importorskip("triton")
-    from ldeq.kernels import layout as triton_layout
+    from ldeq.ops.triton_kernels import layout as triton_layout
 
     for name in (*MEASUREMENTS, *FLAGS, "IN_SAVED", "IN_START"):
         assert getattr(triton_layout, name).value == getattr(layout, name), name

@@ -119,5 +119,9 @@ def test_capabilities_are_read_from_the_management_library():
             return 0
 
     assert library._capabilities(Nvml()) == [(8, 6), (9, 0)]
-    Nvml.nvmlDeviceGetCount_v2 = lambda self, count: 3
-    assert library._capabilities(Nvml()) is None
+
+    class Unknown(Nvml):
+        def nvmlDeviceGetCount_v2(self, count):
+            return 3
+
+    assert library._capabilities(Unknown()) is None

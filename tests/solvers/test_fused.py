@@ -39,7 +39,8 @@ def test_an_undamped_step_copies_nothing() -> None:
 
     fixed_point(f, torch.zeros(2, 40), max_iter=5, tol=0)
     assert [z.data_ptr() for z in seen[1:]] == [fx.data_ptr() for fx in given[:-1]]
-    seen.clear(), given.clear()
+    seen.clear()
+    given.clear()
     fixed_point(f, torch.zeros(2, 40), max_iter=5, tol=0, beta=0.5)
     assert not {z.data_ptr() for z in seen} & {fx.data_ptr() for fx in given}
 

@@ -11,7 +11,7 @@ from scipy.signal import savgol_filter
 
 from ldeq.data import IBUG68, WFLW98, Layout
 from ldeq.video.filters import DEFAULT, FILTERS, filter_track, make_filter
-from ldeq.video.filters.base import face_size
+from ldeq.video.filters.base import CausalFilter, face_size
 from ldeq.video.filters.face_modes import face_modes, opening_landmarks, rigid_landmarks
 from ldeq.video.filters.similarity import Similarity, fit_similarity
 
@@ -223,6 +223,7 @@ def test_steps_tracks_and_batches_agree(name: str) -> None:
     b, _ = noisy(IBUG68, seed=5)
     b = 1.7 * b + 20
     smooth = make_filter(name, IBUG68)
+    assert isinstance(smooth, CausalFilter)
     expected = filter_track(smooth, a, std, 30)
     stepped = [smooth.step(points, s, 1 / 30) for points, s in zip(a, std, strict=True)]
     np.testing.assert_array_equal(stepped, expected)

@@ -1,6 +1,6 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and reports registers, stack and reads of each.
 
-`python tests/kernels/aot.py [--all]` prints a JSON table; run apart from the tests, whose process has Triton's interpreter on.
+`python tests/support/aot.py [--all]` prints a JSON table; run apart from the tests, whose process has Triton's interpreter on.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def compiled(case: Case, capability: int) -> dict[str, int]:
     signature = {name: type_of(name, case) for name in function.arg_names}
     # torch allocates on 512 bytes: pointers are aligned to 16 at run time too.
     even = (LONGS | {"width"} if case.module == "softargmax" else LONGS) if case.even else set()
-    attributes = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, (name, kind) in enumerate(signature.items()):
         if isinstance(kind, tuple):
             attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(len(kind))}

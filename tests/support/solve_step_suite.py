@@ -184,6 +184,7 @@ def test_a_stopped_sample_is_left_where_it_is(target, solver):
     step, state = begin(solver, x, x.dtype)
     state.flags[0, ACTIVE] = 0
     x_next, _ = take(step, state, x, 0.5 * x, FOREVER)
+    assert x_next is not None
     assert torch.equal(x_next[0], x[0]) and not torch.equal(x_next[1], x[1])
     assert state.flags[:, ITERATIONS].tolist() == [0, 1] and state.flags[:, BEST].tolist() == [IN_START, 0]
     assert state.flags[:, STATUS].tolist() == [Status.MAX_ITER] * 2
@@ -196,7 +197,7 @@ def test_parallel_residuals_get_finite_weights(target):
     direction = torch.randn(1, 64, generator=torch.Generator().manual_seed(5)).to(target.device)
     start = torch.zeros(1, 64, device=target.device)
     sol = anderson(lambda z: z + direction, start, m=4, max_iter=6, ridge=0.0, tol=0.0, trace=True)
-    assert torch.isfinite(sol.value).all() and torch.isfinite(sol.trace).all()
+    assert torch.isfinite(sol.value).all() and sol.trace is not None and torch.isfinite(sol.trace).all()
 
 
 def test_rows_that_no_vector_access_can_take(target):
@@ -418,11 +419,11 @@ def test_a_best_value_whose_slot_is_taken_without_it_is_an_error_or_stays_harmle
 
     def call(f: Tensor) -> None:
         if name == "anderson_step":
-            rest = (x_next, None, 0, 1.0, 1e-8, 1e-4, True, False, True)
-            target.operator(name)(x, [f], None, g_ring, gram, measurements, flags, saved_best, *rest)
+            options: tuple[float, ...] = (1.0, 1e-8, 1e-4, True, False, True)
+            target.operator(name)(x, [f], None, g_ring, gram, measurements, flags, saved_best, x_next, None, 0, *options)
         else:
-            rest = (x_next, None, 0, 1.0, 1e-4, True, False)
-            target.operator(name)(x, f, None, measurements, flags[:, :5].contiguous(), saved_best, *rest)
+            options = (1.0, 1e-4, True, False)
+            target.operator(name)(x, f, None, measurements, flags[:, :5].contiguous(), saved_best, x_next, None, 0, *options)
 
     if name == "fixed_point_step":
         flags = flags[:, :5].contiguous()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -59,14 +60,14 @@ def write_clip(
 ) -> Path:
     """A clip of 25 frames a second, or of the given times, with a tone if `sound` names a codec."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = cast("av.VideoStream", container.add_stream(codec, rate=25))
         stream.height, stream.width = frames[0].shape[:2]
         odd = stream.height % 2 or stream.width % 2
         stream.pix_fmt = "yuv444p" if odd and codec == "libx264" else "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
-        tone = None if sound is None else container.add_stream(sound, rate=44_100, layout="mono")
+        tone = None if sound is None else cast("av.AudioStream", container.add_stream(sound, rate=44_100, layout="mono"))
         for i, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=stream.pix_fmt)
             frame.pts = round(1000 * (i / 25 if times is None else times[i]))
@@ -91,4 +92,4 @@ def write_clip(
 def read_clip(path: Path) -> list[tuple[float, NDArray[np.uint8]]]:
     """Times and frames, with PyAV alone."""
     with av.open(str(path)) as container:
-        return [(f.time, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+        return [(f.time or 0.0, cast("NDArray[np.uint8]", f.to_ndarray(format="rgb24"))) for f in container.decode(video=0)]
