@@ -172,7 +172,8 @@ def test_a_check_reports_the_labels_own_axis(tmp_path: Path) -> None:
     for i in range(100):
         write_image(tmp_path / f"{i}.png", faces.read(i))
         points = faces.record(i).points
-        records.append(FaceRecord(tmp_path / f"{i}.png", points + np.float32([0.02 * np.ptp(points, axis=0).max(), 0])))
+        shifted = points + np.array([0.02 * np.ptp(points, axis=0).max(), 0], np.float32)
+        records.append(FaceRecord(tmp_path / f"{i}.png", shifted))
     report = check(FaceSet("own", WFLW98, records))
     assert report.axis is not None and "to the right of the pictures' mirror axis" in report.axis
     assert report.axis in report.text()
