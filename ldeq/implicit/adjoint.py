@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from ..errors import LdeqError
 from ..solvers import Solution, Status
+from .repeat import Repeatable
 
 Solver = Callable[..., Solution]
 PullBack = Callable[[Tensor], Tensor | None]
 """u to J^T u, each `(B, ...)`; None for zero."""
 
 
+NO_SECOND = (
+    "a second derivative was asked for through {}, which has a first one only; use gradient='implicit' or 'unrolled' with "
+    "torch.autograd"
+)
+
+
+class DerivativeError(LdeqError, RuntimeError):
+    """A derivative was asked for that the layer does not have."""
+
+
 class AdjointSolve:
     """Solves u = J^T u + dL/dz with the vector-Jacobian product of one recorded evaluation."""
 
-    def __init__(self, z_star: Tensor, pull_back: PullBack, solver: Solver) -> None:
+    def __init__(
+        self,
+        z_star: Tensor,
+        pull_back: PullBack,
+        solver: Solver,
+        evaluation: Repeatable | None = None,
+        checkpointed: bool = False,
+    ) -> None:
+        """
+        Args:
+            z_star: where the evaluation was recorded.
+            pull_back: its vector-Jacobian product.
+            solver: of u.
+            evaluation: makes the evaluation again, for second derivatives; None if there are none.
+            checkpointed: make it again for the first derivative as well. `torch.utils.checkpoint` around the layer would
+                otherwise evaluate the layer once for each product: it computes what it did not keep once for each call of
+                autograd.
+        """
         self.z_star, self.pull_back, self.solver = z_star, pull_back, solver
+        self.evaluation, self.checkpointed = evaluation, checkpointed
         # Autograd runs a GPU's backward in a thread of its own, where the choice of `use_backend` would be lost.
         self.context = copy_context()
 
@@ -35,6 +66,24 @@ class AdjointSolve:
         # A NaN or infinite dL/dz goes on as it is: zeros in its place would hide an overflow from a gradient scaler.
         lost = (sol.status == Status.NONFINITE) & (sol.iterations == 1)
         return torch.where(lost.reshape(-1, *[1] * (grad.ndim - 1)), grad, sol.value), sol
+
+    def at_new_evaluation(self, inputs: Sequence[Tensor]) -> AdjointSolve:
+        """This solve, with the products of an evaluation that is recorded now, from the saved `inputs`."""
+        assert self.evaluation is not None
+        with torch.enable_grad():
+            z = self.z_star.detach().requires_grad_()
+            f = self.evaluation(z, [t.detach() for t in inputs])
+        return AdjointSolve(z, partial(pull_back_through, get_gradient_edge(f), z), self.solver)
+
+    def with_graph(self, grad: Tensor, z: Tensor, *tensors: Tensor) -> tuple[tuple[Tensor | None, ...], Solution]:
+        """Gradients of `tensors`, those of x and the parameters, that can be differentiated again; and the solution of u."""
+        from .second import gradients_with_graph
+
+        return self.context.copy().run(gradients_with_graph, self, grad, z, tensors)
+
+
+def without_value(solution: Solution) -> Solution:
+    return replace(solution, value=solution.value.new_empty(0))
 
 
 class _Product:
@@ -66,47 +115,113 @@ def pull_back_through(output: GradientEdge, z_star: Tensor, u: Tensor) -> Tensor
     return torch.autograd.grad(output, z_star, u, retain_graph=True, allow_unused=True)[0]
 
 
-class ReplaceGradient(torch.autograd.Function):
-    """Identity forward; backward hands the gradient to an `AdjointSolve` and passes on its answer."""
-
-    @staticmethod
-    def forward(z: Tensor, adjoint: AdjointSolve, forward: Solution) -> Tensor:
-        return z.view_as(z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, AdjointSolve, Solution], output: Tensor) -> None:
-        z, ctx.adjoint, ctx.forward_solution = inputs
-        ctx.save_for_backward(z)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        with torch.no_grad():
-            u, solution = ctx.adjoint(grad)
-        ctx.forward_solution.adjoint = replace(solution, value=solution.value.new_empty(0))
-        if torch.is_grad_enabled():  # create_graph=True
-            u = _FirstDerivative.apply(u, *ctx.saved_tensors)
-        return u, None, None
+def replace_gradient(z: Tensor, adjoint: AdjointSolve, solution: Solution) -> Tensor:
+    """z `(B, ...)`, recorded, with the gradient that the adjoint solve gives; its solution becomes ``solution.adjoint``."""
+    if adjoint.evaluation is None:
+        return _ReplaceGradient.apply(z, adjoint, solution)
+    return _ReplaceGradient.apply(z, adjoint, solution, *adjoint.evaluation.inputs, *adjoint.evaluation.parameters)
 
 
-class _FirstDerivative(torch.autograd.Function):
-    """Identity on u; an error when differentiated.
+class _ReplaceGradient(torch.autograd.Function):
+    """Identity forward; backward hands the gradient to an `AdjointSolve` and passes on its answer.
 
-    It takes the z that u belongs to as well: whatever a second derivative is asked for lies upstream of that z, so that every
-    way there comes through here. (`once_differentiable` alone is passed by: u has no graph, and autograd then goes on as if u
-    were a constant.)
+    The first derivative goes on through the recorded evaluation behind z. For a second one, the node gives the gradients of
+    all inputs of that evaluation itself, with a graph; therefore it takes them: the tensors of x, then the parameters.
     """
 
     @staticmethod
-    def forward(u: Tensor, z: Tensor) -> Tensor:
+    def forward(z: Tensor, adjoint: AdjointSolve, forward: Solution, *tensors: Tensor) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, ctx.adjoint, ctx.forward_solution, *_ = inputs
+        evaluation = ctx.adjoint.evaluation
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*((z,) if evaluation is None else (output, *evaluation.forget())))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        adjoint: AdjointSolve = ctx.adjoint
+        nothing = (None,) * (len(ctx.needs_input_grad) - 1)
+        if grad is None:
+            return None, *nothing
+        if torch.is_grad_enabled() and adjoint.evaluation is not None:  # create_graph=True
+            z, *saved = ctx.saved_tensors
+            gradients, solution = adjoint.with_graph(
+                grad, z, *saved, *adjoint.evaluation.inputs, *adjoint.evaluation.parameters
+            )
+            ctx.forward_solution.adjoint = solution
+            return (None, None, None, *gradients)
+        with torch.no_grad():
+            if adjoint.checkpointed:
+                adjoint = adjoint.at_new_evaluation(ctx.saved_tensors[1:])
+            u, solution = adjoint(grad)
+        ctx.forward_solution.adjoint = without_value(solution)
+        if torch.is_grad_enabled():
+            u = refuse_derivative(u, ctx.saved_tensors[0], NO_SECOND.format("DEQ within torch.func"))
+        return u, *nothing
+
+
+def leaves_behind(output: Tensor, stop: Iterable[Node] = ()) -> Iterator[Tensor]:
+    """The leaf tensors that a graph ends in, without those behind the nodes `stop`."""
+    seen: set[Any] = set(stop)
+    todo = [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            yield variable
+        todo.extend(next_node for next_node, _ in node.next_functions)
+
+
+def nodes_of(tensors: Iterable[Tensor]) -> list[Node]:
+    return [get_gradient_edge(t).node for t in tensors]
+
+
+def refuse_second_derivative(z: Tensor, name: str) -> Tensor:
+    """z `(B, ...)`; a derivative of its gradient is an error that names the layer."""
+    return _Refuse.apply(z, name) if z.requires_grad else z
+
+
+class _Refuse(torch.autograd.Function):
+    @staticmethod
+    def forward(z: Tensor, name: str) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        z, ctx.name = inputs
+        ctx.save_for_backward(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # create_graph=True
+            grad = refuse_derivative(grad, ctx.saved_tensors[0], NO_SECOND.format(ctx.name))
+        return grad, None
+
+
+def refuse_derivative(u: Tensor, z: Tensor, message: str) -> Tensor:
+    """u, a gradient that belongs to z; a derivative of it is an error.
+
+    The node takes z as well: whatever a second derivative is asked for lies upstream of z, so that every way there comes
+    through here. (`once_differentiable` alone is passed by: u has no graph, and autograd then goes on as if u were a constant.)
+    """
+    return _NoDerivative.apply(u, z, message)
+
+
+class _NoDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(u: Tensor, z: Tensor, message: str) -> Tensor:
         return u.view_as(u)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        pass
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+        ctx.message = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        raise RuntimeError(
-            "a second derivative was asked for through DEQ(gradient='implicit'), which has a first one only; use "
-            "gradient='unrolled'"
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        raise DerivativeError(ctx.message)

@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 from ..errors import LdeqError
 from ..ops import current_backend
 from ..solvers import Solution, as_solver
+from .adjoint import leaves_behind
 from .recorder import Outputs, Recorder, recorder_for
 
 MAX_GRAPHS = 8
@@ -280,20 +281,12 @@ class SolveGraph:
         known = {id(t) for t in (*self._inputs, *self._parameters)}
         if self._adjoint is not None:
             known.add(id(self._adjoint.z_star))
-        seen: set[Any] = set()
-        todo = [self._z.grad_fn]
-        while todo:
-            node = todo.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            variable = getattr(node, "variable", None)
-            if isinstance(variable, Tensor) and id(variable) not in known:
+        for leaf in leaves_behind(self._z):
+            if id(leaf) not in known:
                 raise CaptureError(
-                    f"the cell uses a tensor of shape {tuple(variable.shape)} that requires a gradient and is neither a "
-                    "parameter of it nor part of x"
+                    f"the cell uses a tensor of shape {tuple(leaf.shape)} that requires a gradient and is neither a parameter "
+                    "of it nor part of x"
                 )
-            todo.extend(next_node for next_node, _ in node.next_functions)
 
 
 class _Step:

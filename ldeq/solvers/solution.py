@@ -25,6 +25,8 @@ class Solution:
     - `trajectory`: `(steps, B, ...)`, f(x) or x of every evaluation (see `Solver.returns`) if asked for, else None; repeated
         likewise.
     - `motion`: `(B,)` float with ``stop="motion"``, how far the points moved in a sample's last evaluation; else None.
+    - `states`: states on the way, `(B, ...)` each and oldest first, with gradients of their own, from an implicit layer with
+        ``n_states`` above 1; else None.
     - `adjoint`: the `Solution` of the backward solve, once backward has run through an implicit layer, with an empty
         `value`; None before.
     """
@@ -36,6 +38,7 @@ class Solution:
     trace: Tensor | None = None
     trajectory: Tensor | None = None
     motion: Tensor | None = None
+    states: tuple[Tensor, ...] | None = None
     adjoint: Solution | None = field(default=None, repr=False)
 
     @property

@@ -90,20 +90,6 @@ def test_a_nan_gradient_is_handed_on_and_stays_in_its_sample(poison: float) -> N
     assert torch.equal(grads[1][keep], grads[0][keep])
 
 
-@pytest.mark.parametrize("loss", [torch.sum, lambda z: z.square().sum()], ids=["constant dL/dz", "dL/dz depends on z"])
-@pytest.mark.parametrize("wanted", ["the injection alone", "everything"])
-def test_a_second_derivative_is_refused_and_not_a_wrong_number(loss: Callable[[Tensor], Tensor], wanted: str) -> None:
-    """A gradient penalty: autograd took u for a constant, and the penalty's gradient was off by up to its own size."""
-    cell, x = TanhCell(), injection().requires_grad_()
-    z, _ = DEQ(cell, partial(anderson, tol=1e-10))(start(), x)
-    (first,) = torch.autograd.grad(loss(z), x, create_graph=True)
-    expected = gradients(unrolled_to_convergence, loss)[-1]
-    torch.testing.assert_close(first, expected, rtol=0, atol=1e-8)
-    penalty = first.square().sum()
-    with pytest.raises(RuntimeError, match=r"second derivative .* gradient='unrolled'"):
-        torch.autograd.grad(penalty, x) if wanted == "the injection alone" else (loss(z) + penalty).backward()
-
-
 def test_a_second_derivative_through_an_unrolled_layer_is_right() -> None:
     results = []
     for output in (
@@ -183,9 +169,11 @@ def test_a_start_made_in_inference_mode_can_be_trained_from(gradient: str, max_i
     assert cell.w.grad is not None
 
 
-def test_a_cell_with_nothing_to_learn_can_be_differentiated() -> None:
-    z, sol = DEQ(lambda z, x: torch.cos(z) + x, partial(anderson, tol=1e-8))(torch.zeros(2, 3), torch.zeros(2, 3))
+def test_a_cell_with_no_parameters_can_be_differentiated() -> None:
+    x = torch.zeros(2, 3, requires_grad=True)
+    z, sol = DEQ(lambda z, x: torch.cos(z) + x, partial(anderson, tol=1e-8))(torch.zeros(2, 3), x)
     z.sum().backward()
+    assert x.grad is not None
     assert sol.adjoint is not None
     assert sol.adjoint.converged.all()
 

@@ -5,38 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import weakref
 
 import pytest
 import torch
-from torch import Tensor
+from saved_memory import Meter
 
 from ldeq import LDEQ
-
-
-class Meter:
-    """Bytes that autograd holds for backward: now, and at most."""
-
-    def __init__(self) -> None:
-        self.now = self.peak = 0
-
-    def pack(self, tensor: Tensor) -> _Held:
-        return _Held(tensor, self)
-
-    def unpack(self, held: _Held) -> Tensor:
-        return held.tensor
-
-    def add(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-class _Held:
-    def __init__(self, tensor: Tensor, meter: Meter) -> None:
-        # Detached: a saved output with its grad_fn would hold the node that saved it, and itself.
-        self.tensor, size = tensor.detach(), tensor.nbytes
-        meter.add(size)
-        weakref.finalize(self, meter.add, -size)
 
 
 def saved_bytes(gradient: str, max_iter: int) -> int:
