@@ -1,11 +1,42 @@
-"""Facial landmarks with deep equilibrium models: solver, implicit layer, model, training and inference."""
+"""Facial landmarks with deep equilibrium models: solver, implicit layer, model, training and inference.
+
+Importing the solvers, the implicit layer or the model loads torch and no OpenCV, pydantic or YAML: what needs them is imported
+when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import ops, solvers
 from ._version import __version__
-from .face import Face
+from .errors import LdeqError
 from .implicit import DEQ
-from .landmarker import Landmarker
 from .models import LDEQ, LDEQConfig
 from .ops.library import show_config
 
-__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "__version__", "ops", "show_config", "solvers"]
+if TYPE_CHECKING:
+    from .face import Face
+    from .landmarker import Landmarker
+
+__all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "LdeqError", "__version__", "ops", "show_config", "solvers"]
+
+_LATER = {"Face": "face", "Landmarker": "landmarker"}
+"""Name -> the module that defines it."""
+
+_MODULES = ("cli", "data", "detection", "engine", "face", "landmarker", "metrics", "video")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_MODULES})

@@ -8,21 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-import tyro
 
 from .. import __version__
-from ..engine.settings import SettingsError
 from ..errors import LdeqError
-from .bench import Bench
-from .data import Data
-from .demo import Demo
-from .doctor import Doctor
-from .evaluate import Eval
-from .predict import Predict
-from .train import Train
-from .video import Video, Webcam
+
+
+class ArgumentError(LdeqError, ValueError):
+    """An argument that no command takes; the message says why."""
+
 
 # The exit status after an error that was told in a sentence.
 FAILED = 2
@@ -35,18 +28,6 @@ NO_READER = 128 + 13
 _EMPTY = re.compile(r"--[\w-]+=")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Eval, tyro.conf.subcommand("eval")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Video, tyro.conf.subcommand("video")]
-    | Annotated[Webcam, tyro.conf.subcommand("webcam")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    | Annotated[Data, tyro.conf.subcommand("data")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,9 +66,14 @@ def _run(arguments: list[str]) -> int:
         return 0
     for argument in arguments:
         if not argument or _EMPTY.fullmatch(argument):
-            raise SettingsError("an argument is empty; is a variable of the shell not set?")
+            raise ArgumentError("an argument is empty; is a variable of the shell not set?")
         if "\0" in argument:
-            raise SettingsError(f"the argument {argument!r} holds a NUL character; remove it")
+            raise ArgumentError(f"the argument {argument!r} holds a NUL character; remove it")
+    # Imported here, so that Ctrl-C while OpenCV is loaded ends in a sentence, too.
+    import tyro
+
+    from .commands import Command
+
     command = tyro.cli(Command, prog="ldeq", description=__doc__, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     return command.run()
 

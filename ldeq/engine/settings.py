@@ -138,7 +138,9 @@ def is_dump(path: Path) -> bool:
     """Whether a file came from `dump`: nobody's own words are lost with it."""
     try:
         text = path.read_text(encoding="utf-8")
-        return text.startswith(HEADER) or text == dump(from_mapping(parse_yaml(text))).removeprefix(HEADER)
+        document = parse_yaml(text)
+        # Without the header, as older versions wrote it: every setting, and no word besides.
+        return text.startswith(HEADER) or ("#" not in text and to_mapping(from_mapping(document)) == document)
     except (OSError, ValueError):
         return False
 
@@ -256,16 +258,14 @@ def _check_keys(kind: type, document: Mapping[Any, Any], prefix: str) -> None:
 
 def _unknown(kind: type, key: str, prefix: str) -> str:
     known = list(typing.get_type_hints(kind))
+    groups = {group: [f.name for f in dataclasses.fields(hint)] for group, hint in typing.get_type_hints(TrainSettings).items()}
+    elsewhere = [f"{group}.{key}" for group, names in groups.items() if key in names]
     near = near_setting(key, known)
-    if near is None and not prefix:  # a setting without its group
-        near = next(
-            (
-                f"{group}.{found}"
-                for group, hint in typing.get_type_hints(kind).items()
-                if (found := near_setting(key, [f.name for f in dataclasses.fields(hint)]))
-            ),
-            None,
-        )
+    if elsewhere:  # under another group, or without one
+        hint = f"did you mean {elsewhere[0]}?"
+    elif near:
+        hint = f"did you mean {prefix}{near}?"
+    else:
+        hint = f"known are {', '.join(known)}"
     told = shortened(key).strip("'\"")
-    hint = f"did you mean {prefix}{near}?" if near else f"known are {', '.join(known)}"
     return f"unknown setting {prefix}{told}; {hint}"

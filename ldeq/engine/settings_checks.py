@@ -52,7 +52,7 @@ RANGES: dict[str, tuple[float, float]] = {
 _ABOVE = ("optim.lr", "optim.gamma")
 _BELOW = ("optim.ema",)
 
-CLOSE = 0.6
+CLOSE = 0.65
 """Share of letters in common from which on a name is suggested."""
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,9 @@ import pytest
 import yaml
 
 from ldeq.data import Augmentation, get_layout
-from ldeq.engine.settings import SettingsError, TrainSettings, from_mapping, read, to_mapping
+from ldeq.engine.settings import SettingsError, TrainSettings, dump, from_mapping, is_dump, read, to_mapping
 from ldeq.engine.weights import load_pretrained, save_weights
+from ldeq.engine.yaml_reader import parse_yaml
 from ldeq.models import LDEQ, LDEQConfig
 
 
@@ -135,3 +139,169 @@ def test_a_bare_off_in_yaml_is_no_false(tmp_path: Path) -> None:
     assert read(path, ["run.amp=off"]).run.amp == "off"
     with pytest.raises(SettingsError, match=r"run\.amp: Input should be 'off' or 'bf16'"):
         read(path, ["run.amp=on"])
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("run: [1", "expected ',' or ']'"),
+        ("run: {epochs: !!int ''}", "a tag"),
+        ("run: {epochs: !!python/object/apply:os.system [true]}", "a tag"),
+        ("run: !!binary x", "a tag"),
+        ("run: !!timestamp x", "a tag"),
+        (BOMB, "more than 10000 values, aliases written out in line 4"),
+        ("a: &a [*a]", "an alias inside of what it stands for"),
+        ("a: &a {<<: *a}", "an alias inside of what it stands for"),
+        ("run: {epochs: 1}\nrun: {batch: 2}", "the key 'run' a second time in line 2"),
+        ("run: {epochs: 1, epochs: 2}", "the key 'epochs' a second time"),
+        ("[" * 5000, "more than 20 groups inside each other"),
+        ("{" * 5000, "more than 20 groups inside each other"),
+        ("- " * 5000, "more than 20 groups inside each other"),
+        ("run: {seed: " + "1" * 5000 + "}", "a number that is too long"),
+        ("? [1, 2]\n: 3", "a key that is a list or a group"),
+        ("run: \x01", "unacceptable character"),
+        ("--- 1\n--- 2", "another document"),
+        ("x: " + "y" * 300_000, "more than 262144 characters"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_a_document_that_costs_or_does_more_than_it_says_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    begin = time.monotonic()
+    with pytest.raises(SettingsError, match=re.escape(sentence)) as error:
+        read(path)
+    assert time.monotonic() - begin < 2
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+    if "\n" not in text and "\x01" not in text:
+        path.write_text("")
+        with pytest.raises(SettingsError, match=re.escape(sentence)):
+            read(path, [f"run={text}"])
+
+
+@pytest.mark.parametrize("data", [b"run: \xff\xfe", b"\x89PNG\r\n\x1a\n\0\0", b"\0" * 100, "é: 1".encode("latin-1")])
+def test_a_file_that_is_no_text_is_refused_in_a_sentence(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(data)
+    with pytest.raises(SettingsError, match="is not valid YAML"):
+        read(path)
+    with pytest.raises(SettingsError, match="cannot read"):
+        read(tmp_path)
+
+
+def test_values_mean_what_they_look_like(tmp_path: Path) -> None:
+    """YAML 1.1 reads ``off`` as false, ``010`` as 8, ``1:30`` as 90, and ``1e-3`` as text."""
+    text = "a: 1e-3\nb: off\nc: 010\nd: 1:30\ne: 2020-01-01\nf: no\ng: 1_000\nh: .5\ni: True\nj: 0x10\nk: -.inf\nl: ~\n"
+    text += "m: 1.\nn: +5"
+    assert parse_yaml(text) == {
+        "a": 0.001, "b": "off", "c": 10, "d": "1:30", "e": "2020-01-01", "f": "no", "g": 1000, "h": 0.5, "i": True, "j": 16,
+        "k": -math.inf, "l": None, "m": 1.0, "n": 5,
+    }  # fmt: skip
+    assert parse_yaml("base: &b {lr: 1, clip: 2}\noptim: {<<: *b, lr: 3}")["optim"] == {"lr": 3, "clip": 2}
+    assert parse_yaml("\ufeffa: 1".encode()) == {"a": 1}  # as editors on Windows write it
+    assert parse_yaml("a: 1".encode("utf-16")) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optim.lr=.nan", "optim.lr must be a finite number"),
+        ("optim.lr=1e999", "optim.lr must be a finite number"),
+        ("optim.clip=.inf", "optim.clip must be a finite number"),
+        ("optim.weight_decay=-1", "optim.weight_decay must be >= 0"),
+        ("optim.warmup=2", "optim.warmup must be <= 1"),
+        ("optim.gamma=0", "optim.gamma must be > 0"),
+        ("optim.ema=1", "optim.ema must lie in [0, 1)"),
+        ("run.seed=-1", "run.seed must be >= 0"),
+        (f"run.seed={10**30}", "run.seed must be <= 1,099,511,627,776"),
+        ("run.epochs=1e30", "run.epochs must be <= 10,000,000"),
+        ("run.epochs=true", "run.epochs must be a number, got true"),
+        ("run.batch='99999999'", "run.batch must be <= 1,000,000"),
+        ("data.workers=100000", "data.workers must be <= 1,024"),
+        ("data.crop=square", "data.crop must be one of"),
+        ("data.crop_scale=0", "data.crop_scale must be >= 0.1"),
+        ("data.augmentation.shift=.inf", "data.augmentation.shift must be a finite number"),
+        ("model.width=100000000", "model.width must be <= 16,384"),
+        ("model.groups=0", "model.groups must be >= 1"),
+        ("model.depth=-1", "model.depth must be >= 0"),
+        ("model.depth=1000", "model.depth must be <= 10"),
+        ("model.beta=.nan", "model.beta must be a finite number"),
+        ("model.preset=[1]", "unknown preset [1]"),
+        ("run.out=''", "run.out is empty"),
+        ("run.out=.nan", "run.out"),
+        ("data.train=synthetic:5", "data.train"),
+        ("=5", "--set takes key=value"),
+        ("a..b=5", "--set takes key=value"),
+        (".=5", "--set takes key=value"),
+        ("run.epochs.x=5", "'epochs' is a value, not a group"),
+        ("run=3", "run must be a group of settings"),
+        ("x" * 1000 + "=1", "unknown setting"),
+    ],
+)
+def test_a_number_or_key_that_cannot_be_is_refused(override: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("run: {epochs: 3}")
+    with pytest.raises(SettingsError, match=re.escape(sentence)) as error:
+        read(path, [override])
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("optim.leraning_rate", "did you mean optim.lr?"),
+        ("optim.learning_rate", "did you mean optim.lr?"),
+        ("optim.wd", "did you mean optim.weight_decay?"),
+        ("optim.zebra", "known are name, lr, weight_decay"),
+        ("zebra", "known are model, data, optim, run"),
+        ("lr", "did you mean optim.lr?"),
+        ("epochs", "did you mean run.epochs?"),
+        ("data.batch", "did you mean run.batch?"),
+        ("data.zebra", "known are train, val"),
+        ("run.btach", "did you mean run.batch?"),
+    ],
+)
+def test_only_a_setting_that_is_near_is_suggested(key: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("")
+    with pytest.raises(SettingsError, match=re.escape(sentence)):
+        read(path, [f"{key}=1"])
+
+
+def test_a_group_whose_settings_are_commented_out_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("optim:\n#  lr: 1\ndata:\n  augmentation:\nmodel: tiny\n")
+    settings = read(path, ["optim.clip=2"])
+    assert settings.optim.clip == 2
+    assert settings.model == LDEQConfig.tiny()
+    assert settings.data.augmentation == Augmentation.light()
+    path.write_text("data: {augmentation: strong}")
+    assert read(path, ["data.augmentation.flip_p=0"]).data.augmentation.flip_p == 0
+
+
+def test_an_override_of_one_group_does_not_change_another_that_shares_its_alias(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("optim: &x {}\nrun: *x\n")
+    settings = read(path, ["optim.lr=0.5"])
+    assert settings.optim.lr == 0.5
+
+
+def test_a_dump_is_told_from_what_a_user_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    settings = from_mapping({"run": {"epochs": 7}})
+    path.write_text(dump(settings))
+    assert is_dump(path)
+    assert read(path) == settings
+    path.write_text(yaml.safe_dump(to_mapping(settings), sort_keys=False))  # of an older version
+    assert is_dump(path)
+    path.write_text("run: {epochs: 7}")
+    assert not is_dump(path)
+    assert not is_dump(tmp_path)

@@ -1,0 +1,28 @@
+"""All commands, for the reader of the arguments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from .bench import Bench
+from .data import Data
+from .demo import Demo
+from .doctor import Doctor
+from .evaluate import Eval
+from .predict import Predict
+from .train import Train
+from .video import Video, Webcam
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Video, tyro.conf.subcommand("video")]
+    | Annotated[Webcam, tyro.conf.subcommand("webcam")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+)
