@@ -44,6 +44,10 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     name = os.fspath(text)
     if "\0" in name:
         raise FileError(f"the path {name!r} holds a NUL character; remove it")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise FileError(f"the path {name!r} holds a character that no file name has; remove it") from None
     for part in Path(name).parts:
         if len(os.fsencode(part)) > LONGEST_NAME:
             raise FileError(f"the name {part[:20]}... has more than {LONGEST_NAME} bytes; choose a shorter one")

@@ -193,7 +193,6 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
         raise DataError(f"the HIH crops need {split}/ and {split}.txt in {base}; found there: {some_of(base)}.")
     records: list[FaceRecord] = []
     skipped: list[tuple[str, str]] = []
-    side: int | None = None
     for number, line in read_lines(source):
         columns = line.split()
         if not columns:
@@ -206,15 +205,11 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
         except ValueError:
             raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
         path = inside(base / split, columns[0], f"line {number} of {source}")
-        if not path.is_file():
-            skipped.append((str(path), "the file does not exist"))
+        try:
+            side = _side(path)
+        except ImageError as error:
+            skipped.append((str(path), error.reason))
             continue
-        if side is None:
-            try:
-                side = _side(path)
-            except ImageError as error:
-                skipped.append((str(path), error.reason))
-                continue
         points = _float32(unit * side)
         fault = label_fault(points, WFLW98, size=(side, side))
         if fault is not None:
@@ -228,8 +223,8 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
 
 
 def _side(path: Path) -> int:
-    """Side of the crops, read off one of them: all have the same. Raises `ImageError`."""
+    """Side of a crop in pixels. Raises `ImageError`."""
     header = read_header(path)
     if header.height != header.width:
-        raise DataError(f"the HIH crops are square, but {path} has {header.width} x {header.height} pixels.")
+        raise ImageError(path, f"the HIH crops are square, but it has {header.width} x {header.height} pixels")
     return header.width

@@ -162,7 +162,10 @@ class Comparison:
         if not faces:
             return None
         face = max(faces, key=lambda f: f.box[2] - f.box[0])
-        cx, cy = face.points[list(self.layout.parts["left_eye"].indices)].mean(0).tolist()
+        # A layout of one's own may have no eye: then the first landmark of its normaliser.
+        eye = self.layout.parts.get("left_eye")
+        shown = list(eye.indices) if eye is not None else [self.layout.outer_eyes[0]]
+        cx, cy = face.points[shown].mean(0).tolist()
         side = max(0.55 * float(self.layout.inter_ocular(face.points)), 0.2 * (face.box[3] - face.box[1]))
         x, y, s = self._eye or (cx, cy, side)
         if face.reset or np.hypot(cx - x, cy - y) > 0.3 * side:

@@ -99,6 +99,18 @@ def test_hih_crops(tmp_path: Path) -> None:
         load_wflw(tmp_path, "test")
 
 
+def test_hih_crops_of_another_side_keep_their_own_scale(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    for name, height, width in (("a", 256, 256), ("b", 128, 128), ("c", 100, 128)):
+        cv2.imwrite(str(tmp_path / "test" / f"{name}.png"), np.zeros((height, width, 3), np.uint8))
+    unit = np.random.default_rng(0).uniform(0.1, 0.9, (98, 2))
+    row = " ".join(f"{v:.8f}" for v in unit.ravel())
+    (tmp_path / "test.txt").write_text("".join(f"{name}.png {row}\n" for name in "abc"))
+    faces = load_hih(tmp_path, "test")
+    np.testing.assert_allclose(faces.record(1).points, unit * 128, atol=1e-4)
+    assert "128 x 100 pixels" in faces.skipped[0][1]
+
+
 def test_real_photos(real_wflw: Path) -> None:
     faces = load_wflw(real_wflw, "test")
     if len(faces) != 2500:

@@ -184,6 +184,10 @@ def _arch(x: Array) -> Array:
     return np.maximum(1 - x * x, 0) ** 1.25
 
 
+_PARTS = ("contour", "nose_ridge", "nostrils", "left_brow", "right_brow", "outer_lip")
+_OPENINGS = ("mouth", "left_eye", "right_eye")
+
+
 class FaceDeformation:
     """The maps of one labelled face.
 
@@ -192,11 +196,14 @@ class FaceDeformation:
         layout: what they mean; it must have the three openings and the parts of a whole face.
 
     Raises:
-        ValueError: where the face cannot be moved believably, as it is seen from the side.
+        ValueError: where the face cannot be moved believably, as it is seen from the side, or the layout lacks a part.
     """
 
     def __init__(self, points: Array, layout: Layout) -> None:
         self.points, self.layout = np.asarray(points, np.float64), layout
+        lacking = [name for name in _PARTS if name not in layout.parts] + [n for n in _OPENINGS if n not in layout.openings]
+        if lacking:
+            raise ValueError(f"the layout {layout.name!r} has no {lacking[0]}, and only whole faces can be moved.")
         p, parts = self.points, layout.parts
         contour = parts["contour"].indices
         chin = p[contour[len(contour) // 2]]

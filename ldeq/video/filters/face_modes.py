@@ -43,7 +43,8 @@ def rigid_landmarks(layout: Layout) -> NDArray[np.bool_]:
         contour = np.array(layout.parts["contour"].indices)
         n = len(contour)
         rigid[contour[n // 4 : n - n // 4]] = False
-    return rigid
+    # A layout of one's own may hold nothing but what moves; a similarity needs two landmarks.
+    return rigid if rigid.sum() >= 2 else np.ones(layout.count, bool)
 
 
 def opening_landmarks(layout: Layout) -> NDArray[np.bool_]:
