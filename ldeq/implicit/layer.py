@@ -41,6 +41,7 @@ from .adjoint import (
     refuse_second_derivative,
     replace_gradient,
 )
+from .compiled import with_compiled_cell
 from .graphs import SolveGraphs, under_transform
 from .once import Parts
 from .repeat import CHECKPOINT, Repeatable, saved_tensor_hooks
@@ -163,12 +164,24 @@ class DEQ(nn.Module):
             ValueError: for a start of several batch sizes, dtypes or devices, and for a cell that returns another structure.
             TypeError: for a start that holds something else than tensors.
         """
+        if torch.compiler.is_compiling() and not self._can_be_traced():
+            return with_compiled_cell(self._on_structures, self.cell, z0, x, max_iter)
+        return self._on_structures(self.cell, z0, x, max_iter)
+
+    def _on_structures(self, cell: Cell, z0: Any, x: Any, max_iter: int | None) -> tuple[Any, Solution]:
         if isinstance(z0, Tensor):
-            return self._run(self.cell, z0, x, max_iter, None)
+            return self._run(cell, z0, x, max_iter, None)
         structure = Structure(z0)
-        z, solution = self._run(PackedCell(self.cell, structure), structure.pack(z0), x, max_iter, structure)
+        z, solution = self._run(PackedCell(cell, structure), structure.pack(z0), x, max_iter, structure)
         structure.unpack_solution(solution)
         return structure.unpack(z), solution
+
+    def _can_be_traced(self) -> bool:
+        """Whether a graph can hold the layer: an export, or a solve without polls that needs no backward solve."""
+        if torch.compiler.is_exporting():
+            return True
+        polls = getattr(self.solver, "check_every", 1)
+        return not polls and not (self.gradient == "implicit" and torch.is_grad_enabled())
 
     def _run(self, f: Cell, z0: Tensor, x: Any, max_iter: int | None, structure: Structure | None) -> tuple[Tensor, Solution]:
         """`forward` on a start `(B, ...)`, with f the cell on such states."""
@@ -204,7 +217,7 @@ class DEQ(nn.Module):
         """The solve without a graph, and the evaluations after it. An adjoint solve must then replace the gradient of z."""
         parts = self._parts()
         with parts.one_solve():
-            recording = torch.is_grad_enabled()
+            recording = torch.is_grad_enabled() and not torch.compiler.is_exporting()
             seen = _Seen(f, self._marks(max_iter)) if recording and self.n_states > 1 else None
             with torch.no_grad():
                 sol = self._iterate(seen or f, z0, x, max_iter, structure)
@@ -256,6 +269,8 @@ class DEQ(nn.Module):
             status = torch.full((batch,), int(Status.MAX_ITER), device=device)
             return Solution(z0, unknown, torch.zeros(batch, dtype=torch.int64, device=device), status)
         options: dict[str, Any] = {} if max_iter is None else {"max_iter": max_iter}
+        if torch.compiler.is_exporting() and as_solver(self.solver) is not None:
+            options |= {"check_every": 0, "compact": 0.0}  # an exported graph cannot wait for a result
         observe = getattr(self.solver, "observe", None)
         if structure is not None and observe is not None:
             options["observe"] = PackedObserve(observe, structure)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..implicit import DEQ
 from ..ops import heatmap_readout
@@ -29,6 +30,9 @@ class LDEQOutput(NamedTuple):
     std: Tensor
     z: Tensor
     solution: Solution
+
+
+pytree._register_namedtuple(LDEQOutput, serialized_type_name="ldeq.LDEQOutput")
 
 
 class LDEQ(nn.Module):

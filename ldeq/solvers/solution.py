@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..ops.solve_step import Status
 
@@ -45,3 +46,7 @@ class Solution:
     def converged(self) -> Tensor:
         """`(B,)` bool."""
         return self.status == Status.CONVERGED
+
+
+# Exported programs and transforms take it apart and put it together.
+pytree.register_dataclass(Solution, serialized_type_name="ldeq.Solution")
