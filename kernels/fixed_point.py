@@ -31,12 +31,14 @@ def fixed_point_measure(
     here = sample * size + at
     before = tl.load(x + here, mask=inside, other=0.0)
     after = before
-    if BATCH_STOP | (tl.load(flags + sample * width + ACTIVE) != 0):
+    active = tl.load(flags + sample * width + ACTIVE) != 0
+    if BATCH_STOP | active:
         new = tl.load(f + here, mask=inside, other=0.0).to(tl.float32)
         g = new - before
         tl.store(partials + index * 2, tl.sum(g * g))
         tl.store(partials + index * 2 + 1, tl.sum(new * new))
-        after = tl.where(beta == 1.0, new, before + beta * g)
+        # For the mean of the batch, a sample that has stopped is measured all the same; it stays where it is.
+        after = tl.where(active, tl.where(beta == 1.0, new, before + beta * g), before)
     if MOVES:
         tl.store(x_next + here, after, mask=inside)
         if CAST:

@@ -7,15 +7,15 @@ Every tensor counts the writes to it, so a check costs a few integer comparisons
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from weakref import ReferenceType, ref
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from .compaction import Selectable
+
+is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 
 # Numbers of a tensor that are compared if the tensor does not count writes: PyTorch's inference tensors.
 SAMPLED = 64
@@ -26,7 +26,8 @@ class Evaluation:
 
     def __init__(self, f: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
         self._f, self._shape = f, shape
-        self._held: deque[_Held] = deque()
+        self._held: list[_Held] = []
+        self._watches = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """f at x `(b, D)`, as f returned it, `(b, ...)`.
@@ -37,7 +38,8 @@ class Evaluation:
         """
         shape = torch.Size((x.shape[0], *self._shape[1:]))
         given = x.reshape(shape)
-        watched = None if _untraceable(given) else _Watched(given)
+        self._watches = self._watches and _has_address(given)
+        argument = _Watched(given) if self._watches else None
         fx = self._f(given)
         if not isinstance(fx, Tensor):
             raise ValueError(f"f must return a tensor, it returned {type(fx).__name__}")
@@ -47,23 +49,42 @@ class Evaluation:
             )
         if fx.shape != shape:
             raise ValueError(f"f must keep the shape of its argument {tuple(shape)}, it returned {tuple(fx.shape)}")
-        if watched is not None and not _untraceable(fx):
-            # First the values held: without damping, the argument is the last of them.
-            for held in self._held:
-                held.check(fx)
-            if watched.written(fx):
+        self._watches = self._watches and _has_address(fx)
+        if argument is not None and self._watches:
+            self._check(argument, fx)
+        return fx
+
+    def _check(self, argument: _Watched, fx: Tensor) -> None:
+        """
+        Raises:
+            ValueError: if f wrote to its argument or to a value that the solve holds, or if fx lies in the memory of such a
+                value and is not the same constant again.
+        """
+        first, last = _bytes_of(fx)
+        # First the values held: without damping, the argument is the last of them.
+        for value in self._held:
+            if value.first < last and first < value.last:
+                if value.written() or value.owner() is not _owner(fx):
+                    raise ValueError(
+                        "f must return a new tensor at each call, it filled the one that it returned before; end it with "
+                        ".clone()"
+                    )
+            elif value.written() and not value.shares_storage(fx):
+                raise ValueError("f changed a tensor that it returned before; end it with .clone()")
+        if argument.written():
+            start, end = _bytes_of(argument.t)
+            if (start < last and first < end) or not argument.shares_storage(fx):
                 raise ValueError(
                     "f changed its argument in place; let it work on a copy, z = z.clone(), or use z.mul() for z.mul_()"
                 )
-        return fx
 
     def hold(self, fx: Tensor, f: Tensor, slots: int) -> None:
         """Watches f `(b, D)`, which the solve keeps of what f returned, until `slots` newer ones have come."""
-        if _untraceable(fx):
+        if not self._watches:
             return
         if len(self._held) == slots:
-            self._held.popleft()
-        self._held.append(_Held(fx, f))
+            del self._held[0]
+        self._held.append(_Held(f, _owner(fx)))
 
     def narrow(self, keep: Tensor) -> None:
         """From now on, f of the samples `keep` `(b,)` int64 alone."""
@@ -72,72 +93,50 @@ class Evaluation:
         self._held.clear()  # the solve holds copies now
 
 
-@dataclass(slots=True)
-class _Memory:
-    """Bytes `[first, last)` of a storage."""
-
-    storage: int
-    first: int
-    last: int
-
-    @classmethod
-    def of(cls, t: Tensor) -> _Memory:
-        first = t.data_ptr()
-        length = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
-        return cls(t.untyped_storage().data_ptr(), first, first + length * t.itemsize)
-
-    def meets(self, other: _Memory) -> bool:
-        return self.storage == other.storage and self.first < other.last and other.first < self.last
-
-
 class _Watched:
     """A tensor that f must leave as it is, and what tells whether it has been written to since."""
 
+    __slots__ = ("_sample", "_version", "t")
+
     def __init__(self, t: Tensor) -> None:
         self.t = t
-        self.version = -1 if t.is_inference() else t._version
-        self.sample = _sample(t) if self.version < 0 else None
+        self._version = -1 if t.is_inference() else t._version
+        self._sample = _sample(t) if self._version < 0 else None
 
-    def written(self, fx: Tensor) -> bool:
-        """Whether f wrote to this tensor in the call that returned fx."""
-        if (self.t._version == self.version) if self.version >= 0 else (_sample(self.t) == self.sample):
-            return False
-        # A large buffer in which each answer has a place of its own counts the writes to all of them together.
-        mine, new = _Memory.of(self.t), _Memory.of(fx)
-        return mine.storage != new.storage or mine.meets(new)
+    def written(self) -> bool:
+        return self.t._version != self._version if self._version >= 0 else _sample(self.t) != self._sample
+
+    def shares_storage(self, fx: Tensor) -> bool:
+        """A large buffer in which each answer has a place of its own counts the writes to all of them together."""
+        return self.t.untyped_storage().data_ptr() == fx.untyped_storage().data_ptr()
 
 
 class _Held(_Watched):
-    """A value that f returned and that the solve still reads."""
+    """A value that f returned and that the solve still reads: where it lies, and whose memory that is."""
 
-    def __init__(self, fx: Tensor, f: Tensor) -> None:
+    __slots__ = ("first", "last", "owner")
+
+    def __init__(self, f: Tensor, owner: Tensor) -> None:
         super().__init__(f)
-        self.owner: ReferenceType[Tensor] = ref(_owner(fx))
-        self.memory = _Memory.of(f)
+        self.first, self.last = _bytes_of(f)
+        self.owner = ref(owner)
 
-    def check(self, fx: Tensor) -> None:
-        """
-        Raises:
-            ValueError: if this value was written to, or if fx lies in its memory and is not the same constant again.
-        """
-        written = self.written(fx)
-        if written or fx.untyped_storage().data_ptr() == self.memory.storage:
-            constant = not written and self.owner() is _owner(fx)
-            if not constant and self.memory.meets(_Memory.of(fx)):
-                raise ValueError(
-                    "f must return a new tensor at each call, it filled the one that it returned before; end it with .clone()"
-                )
-            if written:
-                raise ValueError("f changed a tensor that it returned before; end it with .clone()")
+
+def _bytes_of(t: Tensor) -> tuple[int, int]:
+    """Addresses `[first, last)` of a tensor."""
+    first = t.data_ptr()
+    if t.is_contiguous():
+        return first, first + t.nbytes
+    return first, first + t.itemsize * (1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)))
 
 
 def _owner(t: Tensor) -> Tensor:
     return t if t._base is None else t._base
 
 
-def _untraceable(t: Tensor) -> bool:
-    """Tensors that are traced or transformed have no address, and count no writes of their own."""
-    return torch.compiler.is_compiling() or type(t) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(t)
+def _has_address(t: Tensor) -> bool:
+    """Tensors that are traced or transformed have none, and count no writes of their own."""
+    return type(t) is Tensor and not is_functorch_wrapped_tensor(t) and not torch.compiler.is_compiling()
 
 
 def _sample(t: Tensor) -> bytes | None:

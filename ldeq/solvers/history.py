@@ -18,6 +18,10 @@ class History:
         self._residuals: _Entries | None = [] if trace else None
         self._values: _Entries | None = [] if trajectory else None
 
+    @property
+    def wanted(self) -> bool:
+        return self._residuals is not None or self._values is not None
+
     def append(self, residual: Tensor, value: Tensor) -> None:
         if self._residuals is not None:
             self._residuals.append((self._batch.rows, residual))

@@ -51,7 +51,7 @@ class _Solve:
     def run(self) -> Solution:
         solver, last = self.solver, self.solver.max_iter - 1
         step = solver.step(self.x, None)
-        fx = self.evaluation(self.x.to(self.dtype))
+        fx = self.evaluation(self._argument())
         if step.compiled and not _compiled_step_can_serve(self.x, fx):
             step = solver.step(self.x, "torch")
         if step.compiled:
@@ -67,15 +67,16 @@ class _Solve:
         stop = StopRule(tol, solver.stop != "absolute", solver.stop_scope == "batch")
         for i in range(solver.max_iter):
             if i > 0:
-                fx = self.evaluation(self.x.to(self.dtype) if self.given is None else self.given)
+                fx = self.evaluation(self._argument())
             f = _flat(fx, f_dtype, step.compiled)
-            self.evaluation.hold(fx, f, slots=max(state.m, 1))
+            self.evaluation.hold(fx, f, state.slots)
             value = f if solver.returns == "f" else self.x
             went_on = self.state.active if self.motion is not None else None
             x_next, given = step(self.state, self.x, f, value, stop, i < last, cast)
             if went_on is not None:
                 self._stop_at_rest(fx, went_on)
-            self.history.append(self.state.measurements[:, LAST].to(self.work, copy=True), value)
+            if self.history.wanted:
+                self.history.append(self.state.measurements[:, LAST].to(self.work, copy=True), value)
             count = None if i == last else self.poll.count(self.state.flags[:, ACTIVE], i)
             if i == last or count == 0:
                 break
@@ -87,6 +88,12 @@ class _Solve:
             del state, self.state
             buffer_reuse.release(ring)
         return solution
+
+    def _argument(self) -> Tensor:
+        """x in the dtype of f."""
+        if self.given is not None:
+            return self.given
+        return self.x if self.dtype == self.work else self.x.to(self.dtype)
 
     def _stop_at_rest(self, fx: Tensor, went_on: Tensor) -> None:
         """Stops the samples whose points have come to rest. Their next x is written already: they are frozen there."""
@@ -142,7 +149,10 @@ class _Solve:
 
 
 def _flat(fx: Tensor, dtype: torch.dtype, compiled: bool) -> Tensor:
-    return fx.detach().to(dtype).flatten(1).contiguous() if compiled else fx.flatten(1)
+    """f `(b, D)`: for a kernel dense, of one dtype and without a graph."""
+    if not compiled:
+        return fx.flatten(1)
+    return (fx.detach() if fx.dtype == dtype else fx.detach().to(dtype)).flatten(1).contiguous()
 
 
 def _compiled_step_can_serve(start: Tensor, fx: Tensor) -> bool:

@@ -80,12 +80,13 @@ def test_every_anderson_step_equals_the_float64_formula(target, d, m, beta, dtyp
     for i in range(m + 2):
         f = torch.randn(batch, d, generator=generator).to(dtype)
         x_next, x_cast = take(step, state, x.to(target.device), f.to(target.device), ABSOLUTE)
-        pairs = [*pairs, (x.double(), f.double())][-m:]
         # The ring holds f - x of this step, in its own type.
         stored, exact = state.g_ring[i % m].cpu().double(), (f.to(x.dtype) - x).double()
         torch.testing.assert_close(stored, exact, rtol=ROUNDING[history or x.dtype], atol=1e-6 if history else 0)
         torch.testing.assert_close(state.measurements[:, LAST].cpu(), exact.norm(dim=1), rtol=1e-6, atol=0)
-        g = torch.stack([(b - a).to(x.dtype).to(history or x.dtype).double() for a, b in pairs], 1)
+        # The weights are those of the residuals as they are stored.
+        pairs = [*pairs, (stored, f.double())][-m:]
+        g = torch.stack([g for g, _ in pairs], 1)
         alpha = mixing_weights(g @ g.mT, torch.ones(g.shape[:2], dtype=torch.bool), ridge)
         wanted = (alpha.unsqueeze(-1) * (torch.stack([f for _, f in pairs], 1) - (1 - beta) * g)).sum(1)
         assert x_next is not None and (x_next.cpu() - wanted).abs().max() <= TOLERANCE[dtype] * wanted.abs().max()

@@ -134,7 +134,7 @@ def anderson_step_reference(
 
 def _enter_gram_row(state: SolveState, ring: list[Tensor], slot: int) -> None:
     """Products of the newest g with all g of the history: the one row and column of the Gram matrix that change."""
-    m = state.m
+    m = state.slots
     products = [(g * ring[slot]).sum(1) for g in ring]
     row = torch.stack([*products, *[torch.zeros_like(products[0])] * (m - len(ring))], 1).to(state.gram.dtype)
     newest = torch.arange(m, device=row.device) == slot
@@ -147,7 +147,7 @@ def _weights(state: SolveState, norm: Tensor, slot: int, ridge: float, safeguard
     n = len(state.f_ring)
     active, mixed = state.active, state.flags[:, MIXED].bool()
     valid = state.flags[:, FLAGS:].bool()
-    newest = torch.arange(state.m, device=valid.device) == slot
+    newest = torch.arange(state.slots, device=valid.device) == slot
     residual, norm_there, first, lowest, last = state.measurements.unbind(1)
     if safeguards:
         norm = norm.to(lowest.dtype)

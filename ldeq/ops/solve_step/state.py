@@ -40,6 +40,7 @@ class SolveState:
     - `f_ring`, `values`: by slot, the newest f and what the solve would return for it (f or x). Both are references to what f
         returned: nothing is copied into them.
     - `saved_best`: `(B, D)`, the best value of a sample if its slot was needed for a worse one.
+    - `slots`: of both rings, m or, without a history, 1.
     - `steps`: evaluations taken in so far.
     """
 
@@ -49,6 +50,7 @@ class SolveState:
     gram: Tensor
     g_ring: Tensor | list[Tensor]
     saved_best: Tensor
+    slots: int
     f_ring: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     steps: int = 0
@@ -68,11 +70,7 @@ class SolveState:
         flags[:, ACTIVE] = 1
         flags[:, BEST] = IN_START
         gram = start.new_zeros((batch, m, m), dtype=wide(start))
-        return cls(start, measurements, flags, gram, [] if g_ring is None else g_ring, torch.empty_like(start))
-
-    @property
-    def m(self) -> int:
-        return self.gram.shape[-1]
+        return cls(start, measurements, flags, gram, [] if g_ring is None else g_ring, torch.empty_like(start), max(m, 1))
 
     @property
     def active(self) -> Tensor:
@@ -81,9 +79,8 @@ class SolveState:
 
     def push(self, f: Tensor, value: Tensor) -> tuple[int, Tensor | None]:
         """Puts f and its value into the oldest slot; returns the slot and the value that it held, if any."""
-        slots = max(self.m, 1)
-        slot, evicted = self.steps % slots, None
-        if self.steps < slots:
+        slot, evicted = self.steps % self.slots, None
+        if self.steps < self.slots:
             self.f_ring.append(f)
             self.values.append(value)
         else:
@@ -105,6 +102,7 @@ class SolveState:
             self.gram[keep],
             g_ring,
             self.saved_best[keep],
+            self.slots,
             f_ring,
             values,
             self.steps,
