@@ -429,7 +429,8 @@ def test_without_torchdeq_the_error_says_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_the_example_of_the_document() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "torchdeq.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "coming-from-torchdeq.md").read_text()
+    document = page.split("# ldeq's solvers in torchdeq")[1]
     space: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
     assert len(blocks) == 2
