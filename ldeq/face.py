@@ -22,6 +22,9 @@ class Face:
         id: of the face in a stream, from 0; None in a single picture.
         reset: in a stream, why the face does not continue from the last frame: ``"start"``, ``"cut"``, why it had been lost
             or drifted; None where it continues, and in a single picture.
+        score: whether there is a face, from 0 (noise, background) to 1; above 0.5 it is more likely one than not. It is
+            no error of the points; `ldeq.confidence` says what it is made of and how well it separates. In a stream it rests
+            on the last full solve. None for a face that no model found.
     """
 
     points: NDArray[np.float32]
@@ -30,6 +33,7 @@ class Face:
     layout: Layout
     id: int | None = None
     reset: str | None = None
+    score: float | None = None
 
     @classmethod
     def of(
@@ -39,7 +43,8 @@ class Face:
         layout: Layout,
         id: int | None = None,
         reset: str | None = None,
+        score: float | None = None,
     ) -> Face:
         """A face with the tight box of its points."""
         (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-        return cls(points, std, (x1, y1, x2, y2), layout, id, reset)
+        return cls(points, std, (x1, y1, x2, y2), layout, id, reset, score)

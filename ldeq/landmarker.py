@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,8 @@ from .detection import Detector, detect_faces, make_detector
 from .engine.device import resolve_device
 from .engine.weights import Pretrained, load_pretrained
 from .face import Face
-from .inputs import checked_boxes, checked_picture
+from .inputs import InputError, checked_boxes, checked_picture
+from .threads import ThreadChoice, apply_threads, choose_threads
 from .video.filters import make_filter
 from .video.stream import PointFilter, Stream
 from .video.tracking import FaceState, Tracker, TrackingSettings
@@ -31,23 +33,41 @@ class Landmarker:
     ```
     """
 
-    def __init__(self, pretrained: Pretrained) -> None:
+    def __init__(self, pretrained: Pretrained, threads: ThreadChoice | None = None) -> None:
+        """
+        Args:
+            pretrained: the model.
+            threads: what was chosen for this process, None if torch's own setting stands.
+        """
+        self.threads = threads
         self.pretrained = pretrained
         self.model = pretrained.model
         self.layout = pretrained.layout
 
     @classmethod
-    def load(cls, name: str | Path = "small-68", device: str = "auto") -> Landmarker:
+    def load(
+        cls, name: str | Path = "small-68", device: str = "auto", *, threads: int | Literal["auto"] | None = None
+    ) -> Landmarker:
         """
         Args:
             name: a shipped model, or the path of a ``.safetensors`` file written by ldeq.
             device: ``"auto"`` takes a GPU where there is one, else ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+            threads: for a model on the CPU, how many torch computes with, in the whole process: a number, or ``"auto"`` for
+                what the container may use and nobody else keeps busy (`ldeq.threads`). None leaves torch's setting alone.
 
         Raises:
             CheckpointError: if there is no such model or the file is damaged.
             SettingsError: if the device does not exist.
+            InputError: if the number of threads is none.
         """
-        return cls(load_pretrained(name, resolve_device(device)))
+        if not (threads in (None, "auto") or (isinstance(threads, int) and threads >= 1)):
+            raise InputError(f'threads must be "auto", a number from 1 on, or None, got {threads!r}')
+        place, choice = resolve_device(device), None
+        if threads is not None and place.type == "cpu":
+            count = 0 if threads == "auto" else int(threads)
+            choice = ThreadChoice(count, "asked for", count, fixed=True) if count else choose_threads()
+            apply_threads(choice)
+        return cls(load_pretrained(name, place), choice)
 
     def __call__(
         self, image: Image, boxes: ArrayLike | None = None, *, cropped: bool = False, refine: int | None = None
@@ -62,7 +82,8 @@ class Landmarker:
                 boxes are coarse, and not at all for boxes and crops that were given.
 
         Returns:
-            One `Face` a box, in the order of the boxes; detected faces largest first. Empty if none is found.
+            One `Face` a box, in the order of the boxes; detected faces largest first. Empty if none is found. What is in a box
+            need not be a face: `Face.score` says how much it looks like one.
 
         Raises:
             ImageError: if the file cannot be read.
@@ -84,7 +105,7 @@ class Landmarker:
             refine = 2 if boxes is None and not cropped else 0
         frame_alone = Tracker(self.model, self.pretrained.crop_scale, TrackingSettings(rwr=False), self.layout)
         states = [FaceState(square, refine) for square in squares]
-        return [Face.of(e.points, e.std, self.layout) for e in frame_alone.step([pixels] * len(states), states)]
+        return [Face.of(e.points, e.std, self.layout, score=e.score) for e in frame_alone.step([pixels] * len(states), states)]
 
     def stream(
         self,

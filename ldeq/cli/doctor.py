@@ -16,6 +16,7 @@ from ..detection import DetectorError, detector_name
 from ..engine import CheckpointError, load_pretrained, shipped_models
 from ..ops import available_backends
 from ..ops.library import show_config
+from ..threads import choose_threads
 
 
 @dataclass
@@ -54,7 +55,7 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "device": {
             "used": device,
-            "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+            "threads": _threads(),
             "bf16": _bf16(),
         },
         "backends": available_backends(),
@@ -62,6 +63,11 @@ def examine() -> dict[str, dict[str, Any]]:
         "detector": {"faces": _detector()},
         "models": {name: _model(name) for name in shipped_models()} or {"none": "no model is shipped with this build"},
     }
+
+
+def _threads() -> str:
+    choice = choose_threads()
+    return f"{choice.count} of {os.cpu_count()} cores for predict, video, webcam and eval: {choice.reason}"
 
 
 def _bf16() -> str:

@@ -17,6 +17,7 @@ from ..engine.report import REPORT, is_report, markdown_table, write_report
 from ..engine.settings import SettingsError
 from ..engine.weights import Pretrained, find_weights
 from ..models import LDEQ
+from ..threads import apply_threads, choose_threads
 from ..video import evaluation as videos
 from ..video.filters import FILTERS, Filter, make_filter
 from ..video.tracking import Tracker, TrackingSettings
@@ -76,6 +77,8 @@ class Eval:
     def run(self) -> int:
         device = resolve_device(self.device)
         self._check_report()
+        if device.type == "cpu":
+            apply_threads(choose_threads())
         pretrained = load_pretrained(self.model, device)
         if is_video_spec(self.data):
             return self._run_videos(pretrained)

@@ -16,6 +16,7 @@ from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..files import user_path
 from ..landmarker import Landmarker
+from ..threads import ThreadChoice, ThreadTuner
 from ..video.drawing import Comparison, draw_faces
 from ..video.filters import DEFAULT, FILTERS, make_filter
 from ..video.landmark_files import CsvLandmarks, JsonLandmarks, LandmarkWriter, landmarks_partial
@@ -225,9 +226,11 @@ class Run:
         comparison: Comparison | None,
         console: Console,
         box: list[list[float]] | None = None,
+        threads: ThreadChoice | None = None,
     ) -> None:
         self.streams, self.sink, self.comparison, self.console, self.box = streams, sink, comparison, console, box
         self.watch = Stopwatch()
+        self.tuner = None if threads is None else ThreadTuner(threads)
         self.frames = self.found = self.lost = 0
 
     def decoded(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
@@ -241,7 +244,10 @@ class Run:
             yield frame
 
     def step(self, frame: VideoFrame) -> None:
+        begin = time.perf_counter()
         faces, *others = [stream(frame.image, frame.time) for stream in self.streams]
+        if self.tuner is not None:
+            self.tuner.add(time.perf_counter() - begin)
         self.found += bool(faces)
         begin = time.perf_counter()
         if self.box is not None and not self.frames:

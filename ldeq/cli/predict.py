@@ -56,7 +56,7 @@ class Predict:
             raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
         pictures = find_pictures(self.images)
         places = self._places(pictures)
-        landmarker = Landmarker.load(self.model, self.device)
+        landmarker = Landmarker.load(self.model, self.device, threads="auto")
         results, failures = [], 0
         for picture, drawn in zip(pictures, places, strict=True):
             try:
@@ -149,4 +149,5 @@ def _record(face: Face) -> dict[str, object]:
         "box": [round(v, 2) for v in face.box],
         "points": [[round(float(x), 2), round(float(y), 2)] for x, y in face.points],
         "std": [round(float(v), 3) for v in face.std],
+        "score": None if face.score is None else round(face.score, 4),
     }

@@ -70,7 +70,7 @@ class Video:
 
     def _follow(self, reader: VideoReader | PictureSequence, console: Console) -> int:
         box = parse_box(self.box)
-        landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device)
+        landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device, threads="auto")
         with ExitStack() as stack:
             rate = float(reader.rate)
             console.say(
@@ -91,7 +91,7 @@ class Video:
                     width, height, aspect = comparison.width, comparison.height, Fraction(1)
                 sink.video = VideoWriter(self.out, width, height, reader.rate, reader.sound, reader.start, aspect)
             stop = stack.enter_context(StopRequest(lambda: console.say("stopping after this frame; Ctrl-C again ends at once")))
-            run = Run(streams, sink, comparison, console, box)
+            run = Run(streams, sink, comparison, console, box, landmarker.threads)
             progress = stack.enter_context(progress_of(console, Path(reader.shown).name, reader.count))
             for frame in run.decoded(iter(reader)):
                 run.step(frame)
@@ -144,7 +144,7 @@ class Webcam:
             raise VideoError(
                 f"there is no camera {self.camera}, or another program holds it; try --camera 1, or: ldeq video FILE"
             )
-        landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device)
+        landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device, threads="auto")
         rate, word = camera_rate(capture.get(cv2.CAP_PROP_FPS))
         if word:
             console.warn(word)
@@ -153,7 +153,7 @@ class Webcam:
             facts = {"source": f"camera {self.camera}", "fps": rate}
             sink = stack.enter_context(Sink(self.json, self.csv, landmarker, facts, console))
             stop = stack.enter_context(StopRequest(lambda: None))
-            run = Run([self.pipeline.stream(landmarker, rate, None)], sink, None, console)
+            run = Run([self.pipeline.stream(landmarker, rate, None)], sink, None, console, threads=landmarker.threads)
             console.say(f"camera {self.camera}: {self.pipeline.describe(landmarker)}; Ctrl-C ends")
             for frame in run.decoded(_camera_frames(capture)):
                 if sink.video is None:

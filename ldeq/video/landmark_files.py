@@ -96,7 +96,7 @@ class LandmarkWriter:
 class JsonLandmarks(LandmarkWriter):
     """A document with the given facts, ``"frames"``, and whether it is ``"complete"``.
 
-    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset"}, ...]}``. Points and
+    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset", "score"}, ...]}``. Points and
     deviations are in pixels.
     """
 
@@ -116,19 +116,21 @@ class JsonLandmarks(LandmarkWriter):
 
 
 class CsvLandmarks(LandmarkWriter):
-    """A row a face: frame, time, face, reset, x1, y1, x2, y2 of its box, then x, y and std of each landmark; in pixels."""
+    """A row a face: frame, time, face, reset, score, its box x1, y1, x2, y2, then x, y and std of each landmark; in pixels."""
 
     def __init__(self, path: str | Path, layout: Layout) -> None:
         super().__init__(path)
         self._rows = csv.writer(self._file)
         names = [f"{what}_{i}" for i in range(layout.count) for what in ("x", "y", "std")]
-        self._rows.writerow(["frame", "time", "face", "reset", "x1", "y1", "x2", "y2", *names])
+        self._rows.writerow(["frame", "time", "face", "reset", "score", "x1", "y1", "x2", "y2", *names])
 
     def _append(self, frame: int, time: float, faces: Sequence[Face]) -> None:
         for face in faces:
             r = face_record(face)
             values = [v for (x, y), s in zip(r["points"], r["std"], strict=True) for v in (x, y, s)]
-            self._rows.writerow([frame, round(time, 6), r["id"], r["reset"] or "", *r["box"], *values])
+            self._rows.writerow(
+                [frame, round(time, 6), r["id"], r["reset"] or "", "" if r["score"] is None else r["score"], *r["box"], *values]
+            )
 
 
 def landmarks_partial(path: Path) -> Path:
@@ -147,4 +149,5 @@ def face_record(face: Face) -> dict[str, Any]:
         "points": [[round(float(x), 2), round(float(y), 2)] for x, y in face.points],
         "std": [round(float(v), 3) for v in face.std],
         "reset": face.reset,
+        "score": None if face.score is None else round(face.score, 4),
     }

@@ -218,7 +218,7 @@ class Stream:
     def _faces(self, answers: list[tuple[_Track, Estimate]], dt: float) -> list[Face]:
         faces: list[Face] = []
         for track, estimate in sorted(answers, key=lambda pair: float("inf") if pair[0].id is None else pair[0].id):
-            raw = Face.of(estimate.points, estimate.std, self.layout)
+            raw = Face.of(estimate.points, estimate.std, self.layout)  # its box
             # Only here, where what the detector took for a face has been dropped: it may be larger than the face.
             enough = self.max_faces is not None and len(faces) >= self.max_faces
             if enough or any(overlap(raw.box, face.box) > SAME_TRACK for face in faces):
@@ -235,7 +235,7 @@ class Stream:
                     track.filter.reset()
                 points = checked_points(track.filter.step(points, estimate.std, dt), points)
                 self.tracker.watch.add("filter", begin)
-            faces.append(Face.of(points, estimate.std, self.layout, track.id, reset))
+            faces.append(Face.of(points, estimate.std, self.layout, track.id, reset, estimate.score))
         return faces
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..confidence import face_score
 from ..data import Layout, SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
 from ..models import LDEQ
 from .crops import VIEWS, follow_crop, move_heatmaps, view_matrix, view_square
@@ -92,6 +93,7 @@ class FaceState:
         z: `(views, K, h, h)` heatmaps of the last frame, None before the first.
         z_square: the crop that `z` belongs to.
         spread: mean deviation over the side of the crop, in the last full solve.
+        residual: of that solve.
         doubts: checks failed in a row.
         frames: frames since the start.
         checked: frames since the last check.
@@ -103,6 +105,7 @@ class FaceState:
     z: Tensor | None = None
     z_square: SquareBox | None = None
     spread: float = 0.0
+    residual: float = float("nan")
     doubts: int = 0
     frames: int = 0
     checked: int = 0
@@ -121,6 +124,7 @@ class Estimate:
         evaluations: of the cell, a check's included.
         reset: why the points come from a full solve and not from the carried state: ``"start"``, or that it had drifted; None.
         lost: why there is no face any more, or None. The face must be found anew.
+        score: whether there is a face, 0 to 1, from the last full solve's residual and this frame's deviations.
     """
 
     points: NDArray[np.float32]
@@ -130,6 +134,7 @@ class Estimate:
     evaluations: int
     reset: str | None
     lost: str | None
+    score: float
 
 
 @dataclass
@@ -354,7 +359,7 @@ class Tracker:
                 if drift > DRIFT:
                     answer, reset = cold, f"the carried state was {100 * drift:.0f} % of the face away"
                     lost = impossible(cold, square.side / self.crop_scale, shape)
-            state.spread = float(cold.std.mean()) / square.side
+            state.spread, state.residual = float(cold.std.mean()) / square.side, cold.residual
         state.suspect = float(answer.std.mean()) / square.side > SPREAD * state.spread and state.checked >= SUSPECT_EVERY
         if lost is None:
             state.z, state.z_square = answer.z, square
@@ -365,7 +370,8 @@ class Tracker:
                 still = state.frames > 1 and reset is None
                 state.square = follow_crop(square, target, self.settings.slack, self.settings.side_slack) if still else target
         evaluations = sum(a.evaluations for a in (warm, cold) if a is not None)
-        return Estimate(answer.points, answer.std, square, answer.residual, evaluations, reset, lost)
+        score = face_score(state.residual, answer.points, answer.std)
+        return Estimate(answer.points, answer.std, square, answer.residual, evaluations, reset, lost, score)
 
 
 @dataclass(frozen=True)

@@ -329,7 +329,8 @@ def test_bad_output_is_named(tmp_path: Path) -> None:
 def faces(t: int) -> list[Face]:
     points = np.random.default_rng(t).uniform(0, 200, (68, 2)).astype(np.float32)
     return [
-        Face.of(points + 10 * i, np.full(68, 0.5 + i, np.float32), IBUG68, i, "start" if t == 0 else None) for i in range(2)
+        Face.of(points + 10 * i, np.full(68, 0.5 + i, np.float32), IBUG68, i, "start" if t == 0 else None, i / 4)
+        for i in range(2)
     ]
 
 
@@ -351,7 +352,8 @@ def test_landmarks_survive_json_and_csv(tmp_path: Path) -> None:
     for row, record, face in zip(rows[2:], document["frames"][2]["faces"], faces(2), strict=True):
         np.testing.assert_allclose(record["points"], face.points, atol=0.006)
         np.testing.assert_allclose(record["box"], face.box, atol=0.006)
-        assert (record["id"], record["reset"]) == (face.id, None)
+        assert (record["id"], record["reset"], record["score"]) == (face.id, None, face.score)
+        assert float(row["score"]) == face.score
         read = [[float(row[f"x_{i}"]), float(row[f"y_{i}"])] for i in range(68)]
         np.testing.assert_allclose(read, record["points"])
         assert [float(row[f"std_{i}"]) for i in range(68)] == record["std"]
