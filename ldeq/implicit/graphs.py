@@ -333,8 +333,7 @@ def _polls(chosen: Any) -> str | None:
     solver = as_solver(chosen)
     if solver is None:
         return "the solver is not one of ldeq.solvers: it may look at the host"
-    every = solver.check_every
-    return f"the solver looks at the host (check_every={every}); set check_every=0" if every else None
+    return solver.host_work
 
 
 def under_transform() -> bool:

@@ -103,6 +103,13 @@ class Solver(ABC):
         """
         return solve(replace(self, **changes) if changes else self, f, z0)
 
+    @property
+    def host_work(self) -> str | None:
+        """Why a solve needs the host after it has begun, so that no CUDA graph can hold it; None if it does not."""
+        if self.check_every:
+            return f"the solver looks at the host (check_every={self.check_every}); set check_every=0"
+        return None
+
     def prepare(self, start: Tensor) -> None:  # noqa: B027  (most solvers have nothing to check)
         """
         Raises:
