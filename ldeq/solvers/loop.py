@@ -77,6 +77,8 @@ class _Solve:
                 self._stop_at_rest(fx, went_on)
             if self.history.wanted:
                 self.history.append(self.state.measurements[:, LAST].to(self.work, copy=True), value)
+            if solver.on_step is not None:
+                solver.on_step(i + 1, self.state.measurements[:, LAST].to(self.work, copy=True), self.state.active)
             count = None if i == last else self.poll.count(self.state.flags[:, ACTIVE], i)
             if i == last or count == 0:
                 break

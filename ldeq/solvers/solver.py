@@ -71,6 +71,10 @@ class Solver(ABC):
     """Keep the residual of every evaluation."""
     trajectory: bool = False
     """Keep f(x), or x, of every evaluation; memory grows with the budget."""
+    on_step: Callable[[int, Tensor, Tensor], None] | None = None
+    """Called after every evaluation with its number from 1, the residuals `(b,)` of the samples still held and, `(b,)` bool,
+    which of them go on: to log or to draw a solve while it runs. The tensors are on the device of the solve, and reading them
+    on the host waits for it."""
 
     def __post_init__(self) -> None:
         """
@@ -86,6 +90,8 @@ class Solver(ABC):
         if not self.tol >= 0 or math.isinf(self.tol):
             raise ValueError(f"tol must be a finite number >= 0, got {self.tol}")
         check_loop(self.check_every, self.compact, self.stop_scope)
+        if self.on_step is not None and not callable(self.on_step):
+            raise ValueError(f"on_step must be a function or None, got {self.on_step!r}")
         if (self.stop == "motion") != (self.observe is not None):
             raise ValueError(f"observe is for stop='motion', which needs it; got stop={self.stop!r}, observe={self.observe}")
 
@@ -108,7 +114,7 @@ class Solver(ABC):
         """Why a solve needs the host after it has begun, so that no CUDA graph can hold it; None if it does not."""
         if self.check_every:
             return f"the solver looks at the host (check_every={self.check_every}); set check_every=0"
-        return None
+        return None if self.on_step is None else "on_step is called on the host after every evaluation; leave it out"
 
     def prepare(self, start: Tensor) -> None:  # noqa: B027  (most solvers have nothing to check)
         """

@@ -402,3 +402,24 @@ def test_autocast_inside_f_leaves_the_solver_in_float32(solver: Solver) -> None:
     assert sol.converged.all()
     exact = torch.linalg.solve(torch.eye(32) - weight.T, shift.T).T
     assert ((sol.value - exact).norm(dim=1) <= 0.05 * exact.norm(dim=1)).all()
+
+
+# --- a function called after every evaluation ---------------------------------------------------------------------------
+
+
+@each_solver
+@each_backend
+def test_on_step_sees_every_evaluation_of_the_samples_still_held(solver: Solver, backend: str) -> None:
+    f, start = crowd()
+    seen: list[tuple[int, Tensor, Tensor]] = []
+    with use_backend(backend):
+        sol = solver(f, start, tol=1e-6, max_iter=12, trace=True, on_step=lambda *step: seen.append(step))
+        assert [step for step, _, _ in seen] == list(range(1, len(seen) + 1)) and len(seen) == int(sol.iterations.max())
+        assert torch.equal(torch.stack([r for _, r, _ in seen]).nan_to_num(-1.0), sol.trace.nan_to_num(-1.0))
+        for step, _, goes_on in seen[:-1]:
+            assert torch.equal(goes_on, sol.iterations > step)
+        seen.clear()
+        solver(f, start, tol=1e-6, max_iter=60, compact=0.8, on_step=lambda *step: seen.append(step))
+        assert len(seen[-1][1]) < len(start)
+        with pytest.raises(ValueError, match="on_step must be a function or None, got 3"):
+            solver(f, start, on_step=3)
