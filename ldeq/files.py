@@ -51,10 +51,17 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     for part in Path(name).parts:
         if len(os.fsencode(part)) > LONGEST_NAME:
             raise FileError(f"the name {part[:20]}... has more than {LONGEST_NAME} bytes; choose a shorter one")
+    first, *rest = Path(name).parts or (".",)
+    if not first.startswith("~"):
+        return Path(name)
     try:
-        return Path(name).expanduser()
+        home = Path(first).expanduser()
     except RuntimeError:
-        raise FileError(f"the path {name} names a home folder that does not exist; write the folder in full") from None
+        home = None
+    # Some users, such as nobody, have the name of a home folder alone.
+    if home is None or not home.is_dir():
+        raise FileError(f"the path {name} names a home folder that does not exist; write the folder in full")
+    return home.joinpath(*rest)
 
 
 def is_special(path: Path) -> bool:

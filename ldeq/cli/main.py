@@ -27,6 +27,9 @@ NO_READER = 128 + 13
 # An option that is given nothing, as in ``--json=``.
 _EMPTY = re.compile(r"--[\w-]+=")
 
+# The longest paths in use are shorter.
+_WORD = re.compile(r"\S{1000,}")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -79,8 +82,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _failed(sentence: str) -> int:
-    # A name may hold a line break, or a sequence that a terminal obeys.
-    print(f"error: {_CONTROL.sub(lambda found: repr(found.group())[1:-1], sentence)}", file=sys.stderr)
+    # A name may hold a line break, or a sequence that a terminal obeys, or be a whole file by mistake.
+    sentence = _CONTROL.sub(lambda found: repr(found.group())[1:-1], sentence)
+    print(f"error: {_WORD.sub(lambda found: f'{found.group()[:80]}...{found.group()[-40:]}', sentence)}", file=sys.stderr)
     return FAILED
 
 

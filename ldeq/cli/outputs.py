@@ -158,9 +158,9 @@ def identity(path: Path) -> Identity:
 
 def _case_matters(folder: Path) -> bool:
     """Whether ``a`` and ``A`` are two files in a folder."""
-    other = folder.with_name(folder.name.swapcase())
-    if other.name == folder.name:
+    if folder.name.swapcase() == folder.name:  # nothing to tell it by, as in the root folder
         return os.path.normcase("A") == "A"
+    other = folder.with_name(folder.name.swapcase())
     try:
         return not other.samefile(folder)
     except OSError:

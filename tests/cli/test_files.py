@@ -194,6 +194,7 @@ def test_threads_that_write_one_file_leave_one_whole_file(tmp_path: Path) -> Non
     [
         ("a\0b.png", r"holds a NUL character"),
         ("~no_such_user_here/x.png", "names a home folder that does not exist"),
+        ("~nobody/x.png", "names a home folder that does not exist"),  # its home is named, and is not there
         ("x" * 300, "has more than 255 bytes"),
         ("deep/" + "é" * 130 + "/x.png", "has more than 255 bytes"),
     ],
