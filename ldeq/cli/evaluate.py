@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..data import LandmarkDataset, open_faces
+from ..data import CROP_RULES, LandmarkDataset, open_faces
 from ..data.sources import is_video_spec, open_videos, source_folder
 from ..engine import evaluate, load_pretrained
 from ..engine.console import Console
@@ -75,6 +75,7 @@ class Eval:
     """Videos: noise on the labelled boxes, as a part of their side."""
 
     def run(self) -> int:
+        self._check_numbers()
         device = resolve_device(self.device)
         self._check_report()
         if device.type == "cpu":
@@ -114,6 +115,20 @@ class Eval:
             for path in write_report(evaluation, dataset, self.report, wanted):
                 console.say(f"wrote {path}")
         return 0
+
+    def _check_numbers(self) -> None:
+        if self.crop is not None and self.crop not in CROP_RULES:
+            raise SettingsError(f"--crop must be one of {', '.join(CROP_RULES)}, got {self.crop!r}")
+        for option, (value, low, high) in {
+            "crop-scale": (self.crop_scale, 0.1, 100),
+            "max-iter": (self.max_iter, 0, 10**6),
+            "batch": (self.batch, 1, 10**6),
+            "workers": (self.workers, 0, 1024),
+            "iters": (self.iters, 1, 10**6),
+            "jitter": (self.jitter, 0, 10),
+        }.items():
+            if value is not None and not low <= value <= high:
+                raise SettingsError(f"--{option} must lie between {low} and {high}, got {value}")
 
     def _check_report(self) -> None:
         if not self.report:

@@ -57,6 +57,10 @@ _LOADERS: dict[str, Callable[[str, str, str | None, Convention], FaceSet]] = {
     "pts": load_pts,
 }
 
+# More synthetic faces, or larger ones, take days or all memory, and are a mistyped number.
+_MOST_FACES = 10**8
+_LARGEST_FACE = 4096
+
 # Synthetic faces of another split come from another part of the seed space, so that no test face was trained on.
 _SYNTHETIC_OFFSET = 1_000_003
 
@@ -101,15 +105,20 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
         found = _LOADERS[kind](where, split, options.get("layout"), _convention(kind, spec, options))
         return _with_axis(found, spec, options)
     count = _integer(spec, "the number of faces", where)
-    if count < 1:
-        raise DataError(f"the number of faces in {spec!r} must be at least 1.")
+    if not 1 <= count <= _MOST_FACES:
+        raise DataError(f"the number of faces in {spec!r} must be at least 1 and at most {_MOST_FACES}.")
     if split not in ("train", "test"):
         raise DataError(f"synthetic faces have the splits train and test, not {split!r}.")
     seed = _integer(spec, "seed", options.get("seed", "0")) + (_SYNTHETIC_OFFSET if split == "test" else 0)
     size = _integer(spec, "size", options.get("size", "256"))
+    if size > _LARGEST_FACE:
+        raise DataError(f"size in {spec!r} must be at most {_LARGEST_FACE} pixels.")
     from ldeq.data.synthetic import SyntheticFaces
 
-    return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+    try:
+        return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+    except ValueError as error:
+        raise DataError(f"{spec!r} cannot be drawn: {error}") from error
 
 
 def _with_axis(faces: FaceSet, spec: str, options: dict[str, str]) -> FaceSet:
