@@ -25,3 +25,11 @@ def test_links_in_the_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    """A map of rooms that are gone is worse than none."""
+    files = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.*") if not set(path.parts) & {".venv", "build", ".git"}}
+    named = set(re.findall(r"[\w/<>]+\.(?:py|cpp|cuh|cu|h)\b", (ROOT / "docs" / "architecture.md").read_text()))
+    for name in sorted(n for n in named if "<" not in n):
+        assert any(f"/{path}".endswith(f"/{name}") for path in files), name
