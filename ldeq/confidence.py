@@ -5,12 +5,13 @@ $$\mathrm{score} = \sigma(-22.8 - 4.12 \ln r - 5.62 \ln s)$$
 r is the residual ||f(z) - z|| / ||f(z)|| of a full solve: a cell that sees no face does not settle. s is the mean deviation of
 the heatmaps over the longer side of the landmarks' extent: a cell that is not sure spreads them. The numbers are a logistic
 regression on the shipped model, faces against everything else with equal weight: 308 faces of HELEN test, WFLW test (hard
-ones) and clips, in boxes off by 6 % and 10 %, against 313 boxes of background, noise, grey, texture and faces turned by a
-quarter or a half. Fitted on one half of the pictures, it separates the other half with an AUC of 0.990 and 0.995
-(`tools/face_scores.py` measures it; `docs/results/face-score` has the table).
+ones) and clips, in boxes off by 6 % and 10 %, against 353 boxes of background, noise, grey, texture and faces turned by a
+quarter or a half. Fitted on one half of the boxes it separates the other half with an AUC of 0.990 and 0.995; the halves share
+the seven clips and some group photos. The numbers above are fitted on all of them. `tools/face_scores.py` measures the score on
+newly drawn boxes of these photos; `docs/results/face-score` has its table.
 
-What it is not: the error of the points (a hidden face can score 0.5 and be right, a profile 0.9 and be off by an eye), a
-probability where faces are rare, or an identity. Another model orders its answers in the same way, but its 0.5 lies elsewhere:
+What it is not: the error of the points, a probability where faces are rare, or an identity. Of hard faces one in eight scores
+below 0.5. Another model orders its answers in the same way, but its 0.5 may lie elsewhere:
 look at a few of its scores before taking a limit.
 """
 

@@ -1,8 +1,7 @@
 """How many threads torch computes with: what the process may use, and what is free.
 
 Torch takes a thread for every core of the machine. In a container that may use two of 64 cores, or beside another busy
-process, that is worse than too few: every operator waits for its slowest thread. One evaluation of the shipped model on two
-cores takes 25 ms with one thread and 16 ms with two; beside one busy loop 27 ms with one and 51 ms with two.
+process, that is worse than too few: every operator waits for its slowest thread.
 
 Commands that find landmarks choose at their start, and `ThreadTuner` looks again in long videos. The library leaves torch's
 setting alone unless it is asked: ``Landmarker.load(..., threads="auto")``.
