@@ -1,0 +1,57 @@
+"""The faults that are put into the code on purpose still fit it: a list that fits nothing proves nothing."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from mutants.mutations import mutants_of
+from mutants.sabotages import SABOTAGES, Sabotage
+
+ROOT = Path(__file__).parents[1]
+
+SOURCE = '''
+LIMIT = 3
+
+def f(x: int | None, box):
+    """Text with 5 in it."""
+    if x is None:
+        raise ValueError(f"{1 + 1}")
+    total = 0
+    for v in box:
+        if v < LIMIT and v > 0:
+            total += v * 2
+    box.append(total)
+    print("told", 7)
+    return total
+'''
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda s: s.name)
+def test_a_fault_chosen_by_hand_fits_one_place_and_leaves_python(sabotage: Sabotage) -> None:
+    text = (ROOT / sabotage.file).read_text()
+    assert text.count(sabotage.old) == 1, f"mend {sabotage.name!r} in tools/mutants/sabotages.py"
+    ast.parse(text.replace(sabotage.old, sabotage.new))
+
+
+def test_faults_are_made_from_what_decides_and_not_from_what_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(SOURCE)
+    found = {m.what for m in mutants_of(tmp_path, "m.py")}
+    assert {
+        "3 -> (4)",
+        "x is None -> (x is not None)",
+        "v < LIMIT and v > 0 -> (v < LIMIT or v > 0)",
+        "v < LIMIT -> (v <= LIMIT)",
+        "v > 0 -> (v >= 0)",
+        "0 -> (1)",
+        "v * 2 -> (v / 2)",
+        "2 -> (3)",
+        "total += v * 2 -> pass",
+        "box.append(total) -> pass",
+    } <= found
+    assert not any("told" in what or "7" in what or "5" in what or what.startswith("1 + 1") for what in found)
+    for mutant in mutants_of(tmp_path, "m.py"):
+        ast.parse(mutant.text)
+        assert mutant.text != SOURCE
+        assert (mutant.function == 4) == (mutant.line > 3)

@@ -1,0 +1,172 @@
+"""Kills training with SIGKILL at random moments and compares what it comes to with a run that nobody killed.
+
+python tools/kill_training.py --kills 200
+
+The run is tiny: drawn faces, a model of a few thousand weights, a save after each epoch, a validation after every second one.
+Each round starts the training, kills it after a random while, and the next round goes on from what is on the disk. In the end
+all tensors of the last checkpoint, the weights of the best validation and the log must be those of the run that was left alone,
+bit for bit. If a run has come to its end, the next one starts anew, until there were enough kills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ldeq.engine import checkpoint
+from ldeq.engine.settings import from_mapping, to_mapping
+
+# A fork of a process that has loaded the libraries trains: a fresh one would spend nearly all of its life on that.
+NURSERY = """
+import os, sys
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from ldeq.engine import Trainer
+from ldeq.engine.console import Console
+from ldeq.engine.settings import read
+for line in sys.stdin:
+    config = Path(line.strip())
+    child = os.fork()
+    if child == 0:
+        try:
+            Trainer(read(config), Console(False)).fit("auto")
+            os._exit(0)
+        except BaseException as error:
+            print("error:", error, file=sys.stderr, flush=True)
+            os._exit(1)
+    print(child, flush=True)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, flush=True)
+"""
+
+
+class Nursery:
+    """Starts trainings, one at a time."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, config: Path) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{config}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit status of the training that runs; negative if it was killed."""
+        return self._answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+def settings(folder: Path, epochs: int) -> dict[str, Any]:
+    model = {"preset": "tiny", "landmarks": 98, "image_size": 32, "width": 16, "width_increment": 8, "depth": 1, "groups": 4}
+    document = {
+        "model": model,
+        "data": {"train": ["synthetic:8#size=48"], "val": ["synthetic:2#size=48"], "workers": 0, "cache": True},
+        "optim": {"ema": 0.9},
+        "run": {"out": str(folder), "epochs": epochs, "batch": 4, "log_every": 1, "validate_every": 2, "device": "cpu"},
+    }
+    return to_mapping(from_mapping(document))
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """All tensors that a run leaves, and its log without what a clock or a memory decides."""
+    found = checkpoint.newest(folder)
+    assert found is not None and found.complaints == [], found
+    tensors = {f"{g}/{n}": t for g, ts in found.groups.items() for n, t in ts.items()}
+    tensors |= {f"best/{n}": t for n, t in checkpoint.load(folder / "best.safetensors")[0]["model"].items()}
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    changing = ("images_per_s", "memory_mb")
+    return tensors, [{k: v for k, v in row.items() if k not in changing} for row in rows]
+
+
+def differences(whole: Path, killed: Path) -> list[str]:
+    """Names of the tensors and log lines in which two runs differ."""
+    (a, rows_a), (b, rows_b) = outcome(whole), outcome(killed)
+    names = [
+        name for name in sorted(a.keys() | b.keys()) if name not in a or name not in b or not torch.equal(a[name], b[name])
+    ]
+    return names + ([] if rows_a == rows_b else ["log.jsonl"])
+
+
+def kill_and_compare(kills: int, seed: int, base: Path, epochs: int = 6) -> dict[str, int]:
+    """Kills until there were enough, and compares every run that came to its end.
+
+    Returns:
+        counts: ``kills``, ``runs`` that came to their end, ``during_save``: kills that left a temporary file.
+
+    Raises:
+        AssertionError: if a run differs, or ends otherwise than by a kill.
+    """
+    rng = random.Random(seed)
+    base.mkdir(parents=True, exist_ok=True)
+    nursery = Nursery()
+    counts = {"kills": 0, "runs": 0, "during_save": 0}
+    try:
+        config = base / "whole.yaml"
+        config.write_text(yaml.safe_dump(settings(base / "whole", epochs)))
+        nursery.start(config)
+        begin = time.monotonic()
+        assert nursery.wait() == 0
+        whole = time.monotonic() - begin
+        config, folder = base / "killed.yaml", base / "killed"
+        config.write_text(yaml.safe_dump(settings(folder, epochs)))
+        while counts["kills"] < kills or counts["runs"] == 0 or folder.exists():
+            child = nursery.start(config)
+            if counts["kills"] < kills:
+                time.sleep(rng.uniform(0.0, 0.7 * whole))
+                with contextlib.suppress(ProcessLookupError):  # it has just come to its end
+                    os.kill(child, signal.SIGKILL)
+            status = nursery.wait()
+            assert status in (0, -signal.SIGKILL), f"training ended with {status}"
+            if status == 0:
+                found = differences(base / "whole", folder)
+                assert found == [], f"seed {seed}, after {counts['kills']} kills: {found}"
+                counts["runs"] += 1
+                shutil.rmtree(folder)
+            else:
+                counts["kills"] += 1
+                counts["during_save"] += any(p.suffix == ".tmp" for p in folder.glob(".*"))
+    finally:
+        nursery.close()
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ldeq-kills-") as folder:
+        counts = kill_and_compare(options.kills, options.seed, Path(folder))
+    print(json.dumps({"seed": options.seed, **counts}))
+
+
+if __name__ == "__main__":
+    main()
