@@ -6,14 +6,19 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-device test-gpu mutants lint wheel wheel-check bench bench-gpu clean
+.PHONY: demo test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
 
 test: lint
 	$(BIN)/python -m pytest
+	$(BIN)/python tools/fuzz.py --rounds 1
 	$(MAKE) --no-print-directory test-device
+
+# A million cases; a run that was stopped goes on where it was.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tools/fuzz.py --cases 1000000 --each 2000 --record tests/fuzz/record.json
 
 # The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, the Triton kernels in the interpreter and ahead of
 # time. A process each, since Triton takes to its interpreter when it is first imported.

@@ -76,9 +76,13 @@ inline void* mutable_pointer(const std::optional<Tensor>& t) { return t ? t->mut
 
 // --- soft-argmax -------------------------------------------------------------------------------------------------------
 
+constexpr int64_t kLargestMap = int64_t{1} << 40;
+
 inline Place check_maps(const Tensor& maps, const char* name, DeviceType type) {
   const Place place(maps, name, type);
   STD_TORCH_CHECK(maps.dim() == 4 && maps.size(2) > 0 && maps.size(3) > 0, name, " must have shape (B, K, H, W) with H, W >= 1");
+  // Without an element a tensor may have any size, and a product that overflows can be 0.
+  STD_TORCH_CHECK(maps.size(2) <= kLargestMap / maps.size(3), name, " must have maps of at most 2^40 pixels");
   type_of(maps, name);
   return place;
 }

@@ -307,3 +307,10 @@ def test_errors_name_the_argument():
         softargmax(torch.zeros(1, 1, 2, 2, device="meta"), backend="cpu")
     with pytest.raises(RuntimeError, match="stats"):
         torch.ops.ldeq.heatmap_readout_backward(None, None, torch.zeros(1, 1, 2, 2), torch.zeros(1), 1.0, 0.0, 1.0, 0.0)
+
+
+def test_maps_of_a_size_that_overflows_are_refused() -> None:
+    """The product of height and width was 0, and the process ended by a division."""
+    none = torch.empty(0, 1, 1, 1).expand(0, 1, 2**32, 2**32)
+    with pytest.raises(RuntimeError, match=r"at most 2\^40 pixels"):
+        torch.ops.ldeq.softargmax_forward(none, None, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, False)
