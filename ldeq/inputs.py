@@ -54,7 +54,7 @@ def checked_boxes(boxes: Any, shape: tuple[int, ...] | None = None, what: str = 
         boxes = boxes.detach().cpu().numpy()
     try:
         array = np.array(boxes, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what} must have shape (N, 4), x1 y1 x2 y2 in pixels, got {type(boxes).__name__}") from error
     if array.size == 0:
         return np.zeros((0, 4))

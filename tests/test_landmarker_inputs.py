@@ -17,6 +17,7 @@ from ldeq import Landmarker
 from ldeq.cli import main
 from ldeq.data import warp, write_image
 from ldeq.errors import LdeqError
+from ldeq.inputs import InputError, checked_boxes
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (200, 220, 3)).astype(np.uint8)
 BOX = [[50.0, 50.0, 150.0, 150.0]]
@@ -201,3 +202,8 @@ def test_flipped_and_read_only_pictures_are_pictures(lm: Landmarker) -> None:
     frozen.setflags(write=False)
     np.testing.assert_array_equal(lm(flipped, BOX)[0].points, lm(frozen, BOX)[0].points)
     assert lm(IMAGE, []) == []
+
+
+def test_a_number_too_large_for_a_float_is_no_box() -> None:
+    with pytest.raises(InputError, match=r"boxes must have shape \(N, 4\)"):
+        checked_boxes([[0, 0, 10**400, 1]])

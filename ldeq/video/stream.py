@@ -297,7 +297,7 @@ def checked_points(smoothed: object, points: NDArray[np.float32]) -> NDArray[np.
     """
     try:
         array = np.asarray(smoothed, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.zeros(0, np.float32)
     if array.shape != points.shape or not np.isfinite(array).all():
         raise InputError(f"a filter must return finite points of shape {points.shape}, got {type(smoothed).__name__}")
