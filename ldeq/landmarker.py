@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .data import SquareBox, crop_box, read_image
 from .detection import Detector, detect_faces, make_detector
 from .engine.device import resolve_device
+from .engine.settings import SettingsError
 from .engine.weights import Pretrained, load_pretrained
 from .face import Face
 from .inputs import InputError, checked_boxes, checked_picture
+from .models.inference.engine import ENGINES, choose_engine
+from .models.inference.onnxruntime_engine import onnxruntime_missing
 from .threads import ThreadChoice, apply_threads, choose_threads
 from .video.filters import make_filter
 from .video.stream import PointFilter, Stream
@@ -46,7 +50,12 @@ class Landmarker:
 
     @classmethod
     def load(
-        cls, name: str | Path = "small-68", device: str = "auto", *, threads: int | Literal["auto"] | None = None
+        cls,
+        name: str | Path = "small-68",
+        device: str = "auto",
+        *,
+        threads: int | Literal["auto"] | None = None,
+        engine: str = "auto",
     ) -> Landmarker:
         """
         Args:
@@ -54,20 +63,25 @@ class Landmarker:
             device: ``"auto"`` takes a GPU where there is one, else ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
             threads: for a model on the CPU, how many torch computes with, in the whole process: a number, or ``"auto"`` for
                 what the container may use and nobody else keeps busy (`ldeq.threads`). None leaves torch's setting alone.
+            engine: what evaluates the network on a CPU: ``"torch"``, or ``"onnxruntime"`` (the extra ``export``). ``"auto"``
+                takes onnxruntime if it is installed. Landmarks agree to 1e-4 of the crop; the solver is the same.
 
         Raises:
             CheckpointError: if there is no such model or the file is damaged.
-            SettingsError: if the device does not exist.
+            SettingsError: if the device does not exist, or the engine is unknown, not installed or not for that device.
             InputError: if the number of threads is none.
         """
         if not (threads in (None, "auto") or (isinstance(threads, int) and threads >= 1)):
             raise InputError(f'threads must be "auto", a number from 1 on, or None, got {threads!r}')
         place, choice = resolve_device(device), None
+        chosen = _checked_engine(engine, place)
         if threads is not None and place.type == "cpu":
             count = 0 if threads == "auto" else int(threads)
             choice = ThreadChoice(count, "asked for", count, fixed=True) if count else choose_threads()
             apply_threads(choice)
-        return cls(load_pretrained(name, place), choice)
+        landmarker = cls(load_pretrained(name, place), choice)
+        landmarker.model.engine = chosen
+        return landmarker
 
     def __call__(
         self, image: Image, boxes: ArrayLike | None = None, *, cropped: bool = False, refine: int | None = None
@@ -161,6 +175,19 @@ class Landmarker:
             max_faces=max_faces,
             fps=fps,
         )
+
+
+def _checked_engine(engine: str, device: torch.device) -> str:
+    if engine == "auto":
+        return choose_engine(device)[0]
+    if engine not in ENGINES:
+        raise SettingsError(f"unknown engine {engine!r}; choose auto, {' or '.join(ENGINES)}")
+    if engine == "onnxruntime":
+        if device.type != "cpu":
+            raise SettingsError(f"engine 'onnxruntime' runs on the CPU, and the device is {device}; choose device='cpu'")
+        if missing := onnxruntime_missing():
+            raise SettingsError(f"engine 'onnxruntime' cannot run: {missing}")
+    return engine
 
 
 def _pixels(image: Image) -> NDArray[np.uint8]:

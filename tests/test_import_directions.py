@@ -12,15 +12,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ldeq"
 # What stands on what; a part may import those to its left. `data` and `metrics` know nothing of models.
 LEVELS = (
     {"_version", "errors"},
-    {"inputs", "files"},
+    {"inputs", "files", "threads"},
     {"ops", "data"},
-    {"solvers", "metrics", "face", "detection"},
+    {"solvers", "metrics", "face", "detection", "confidence"},
     {"implicit", "compat"},
     {"models"},
-    {"export"},
     {"engine"},
+    {"export"},
     {"video"},
-    {"threads", "landmarker"},
+    {"landmarker"},
     {"cli"},
     {"__main__"},
 )

@@ -11,6 +11,7 @@ from .data import Data
 from .demo import Demo
 from .doctor import Doctor
 from .evaluate import Eval
+from .export import Export
 from .predict import Predict
 from .train import Train
 from .video import Video, Webcam
@@ -22,6 +23,7 @@ Command = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Video, tyro.conf.subcommand("video")]
     | Annotated[Webcam, tyro.conf.subcommand("webcam")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

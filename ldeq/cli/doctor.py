@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import cv2
@@ -14,6 +15,10 @@ import torch
 from .. import __version__
 from ..detection import DetectorError, detector_name
 from ..engine import CheckpointError, load_pretrained, shipped_models
+from ..engine.device import resolve_device
+from ..models.inference.engine import choose_engine
+from ..models.inference.onnxruntime_engine import onnxruntime_missing
+from ..models.inference.packed import packing_missing
 from ..ops import available_backends
 from ..ops.library import show_config
 from ..threads import choose_threads
@@ -58,6 +63,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "threads": _threads(),
             "bf16": _bf16(),
         },
+        "engine": _engines(),
         "backends": available_backends(),
         "kernels": show_config(verbose=False),
         "detector": {"faces": _detector()},
@@ -68,6 +74,16 @@ def examine() -> dict[str, dict[str, Any]]:
 def _threads() -> str:
     choice = choose_threads()
     return f"{choice.count} of {os.cpu_count()} cores for predict, video, webcam and eval: {choice.reason}"
+
+
+def _engines() -> dict[str, str]:
+    used, why = choose_engine(resolve_device("auto"))
+    missing = onnxruntime_missing()
+    return {
+        "used": f"{used}: {why}",
+        "torch": packing_missing() or "packed convolutions of oneDNN",
+        "onnxruntime": missing or version("onnxruntime"),
+    }
 
 
 def _bf16() -> str:

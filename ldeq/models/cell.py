@@ -15,7 +15,7 @@ That form reads the weights of the modules and does not call the modules. It is 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,13 @@ class Injection(NamedTuple):
     def select(self, rows: Tensor) -> Injection:
         """That of the samples `rows` `(n,)` int64 alone, for a solve that goes on with some of its batch."""
         return self._replace(term=self.term.index_select(0, rows))
+
+
+class Evaluates(Protocol):
+    """An injection that brings its own way to evaluate the cell."""
+
+    def evaluate(self, z: Tensor) -> Tensor:
+        """`(B, K, h, h)` to `(B, K, h, h)`."""
 
 
 class Block(nn.Sequential):
@@ -242,12 +249,14 @@ class Cell(nn.Module):
         with _no_autocast(z):
             return self.head(features.to(dtype)).to(z.dtype).contiguous()
 
-    def forward(self, z: Tensor, x: Tensor | Injection) -> Tensor:
+    def forward(self, z: Tensor, x: Tensor | Injection | Evaluates) -> Tensor:
         """
         Args:
             z: `(B, K, h, h)`.
-            x: the stem's features `(B, width, h, h)`, or what `prepare` made of them.
+            x: the stem's features `(B, width, h, h)`, or what `prepare` or an engine for inference made of them.
         """
+        if not isinstance(x, Tensor | Injection):
+            return x.evaluate(z)
         return heatmap_normalise(self.logits(z, x), self.beta)
 
 

@@ -15,6 +15,7 @@ from ..ops import heatmap_readout
 from ..solvers import SOLVERS, Solution
 from .cell import Cell, Injection, Stem
 from .config import LDEQConfig
+from .inference.engine import fold_injection
 
 
 class LDEQOutput(NamedTuple):
@@ -52,6 +53,8 @@ class LDEQ(nn.Module):
         """
         super().__init__()
         self.config = config = config or LDEQConfig.paper()
+        # What evaluates the network where nothing is recorded, on a CPU in float32: "torch" or "onnxruntime".
+        self.engine = "torch"
         self.stem = Stem(config.width)
         self.deq = DEQ(
             Cell(config.landmarks, config.width, config.width_increment, config.depth, config.groups, config.beta),
@@ -120,7 +123,7 @@ class LDEQ(nn.Module):
         config = replace(self.config, **{name: value for name, value in given.items() if value is not None})
         with torch.device("meta"):
             other = LDEQ(config)
-        other.stem, other.deq.cell = self.stem, self.deq.cell
+        other.stem, other.deq.cell, other.engine = self.stem, self.deq.cell, self.engine
         return other.train(self.training)
 
     def evaluations(self, solution: Solution, recording: bool = False) -> tuple[Tensor, Tensor]:
@@ -181,7 +184,8 @@ class LDEQ(nn.Module):
             z0 = z0.to(self._state_dtype)
         if max_iter is not None and max_iter < (0 if c.final_evaluation else 1):
             raise ValueError(f"max_iter must be >= {0 if c.final_evaluation else 1}, got {max_iter}")
-        z, solution = self.deq(z0, self.prepare(self.stem(images)), max_iter)
+        folded = fold_injection(self, images)
+        z, solution = self.deq(z0, self.prepare(self.stem(images)) if folded is None else folded, max_iter)
         xy, std = heatmap_readout(z, coords="unit", eps=c.eps)
         return LDEQOutput(xy, std, z, solution)
 

@@ -1,0 +1,1 @@
+"""Inference: the model with everything that depends on its weights alone computed once, and the engines that run it."""

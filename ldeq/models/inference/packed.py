@@ -1,0 +1,61 @@
+"""The folded network on a CPU, by oneDNN: weights laid out for it once, convolution and activation in one call.
+
+`torch.nn.functional.conv2d` chooses for each call: small inputs take a slow path without oneDNN, and the weights of the
+others are laid out anew each time. The operators here are those that torch's own compiler emits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...ops import heatmap_normalise
+from ..cell import SLOPE
+from .folded import Convolution, Folded
+from .plain import PlainOperations
+
+
+def packing_missing() -> str | None:
+    """Why convolutions cannot be packed in this build of torch, or None."""
+    if not torch.backends.mkldnn.is_available():
+        return "this torch is built without oneDNN"
+    if not (hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")):
+        return f"torch {torch.__version__} lacks the packed convolutions of oneDNN"
+    return None
+
+
+class PackedOperations(PlainOperations):
+    """`Operations` on channels-last float32 maps."""
+
+    def __init__(self, folded: Folded) -> None:
+        """
+        Args:
+            folded: its convolutions are packed here.
+        """
+        self._kernels = {convolution: _pack(convolution) for convolution in folded.convolutions()}
+
+    def convolve(self, v: Tensor, convolution: Convolution, *, activate: bool = False) -> Tensor:
+        c = convolution
+        pad = c.kernel.shape[-1] // 2
+        how = ("leaky_relu", [SLOPE], "") if activate else ("none", [], "")
+        kernel, stride = self._kernels[c], [c.stride, c.stride]
+        return torch.ops.mkldnn._convolution_pointwise(v, kernel, c.bias, [pad, pad], stride, [1, 1], 1, *how)
+
+    def convolve_add(self, v: Tensor, convolution: Convolution, other: Tensor) -> Tensor:
+        total = torch.ops.mkldnn._convolution_pointwise.binary(
+            v, other, self._kernels[convolution], convolution.bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None
+        )
+        return F.leaky_relu_(total, SLOPE)
+
+    def heatmaps(self, logits: Tensor, beta: float) -> Tensor:
+        return heatmap_normalise(logits.contiguous(), beta)
+
+
+def _pack(convolution: Convolution) -> Tensor:
+    """Laid out for a batch of one; a layout that another batch prefers was not measured to differ."""
+    c = convolution
+    pad, shape = c.kernel.shape[-1] // 2, [1, c.kernel.shape[1], c.size, c.size]
+    kernel = c.kernel.contiguous(memory_format=torch.channels_last)
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(kernel, [pad, pad], [c.stride, c.stride], [1, 1], 1, shape)
+    return packed

@@ -1,0 +1,114 @@
+"""Tells whether modules still are what was folded."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LDEQConfig
+
+SAMPLED = 22
+"""Tensors of which a few values are compared: writing through ``.data`` moves no version counter. All of them would cost a
+twentieth of an evaluation of the small model."""
+
+
+class Snapshot:
+    """The modules, weights and statistics of a moment.
+
+    A change is seen by the identity, the address and the version counter of each tensor. In-place operations, optimisers and
+    `load_state_dict` move the counter. Moving averages are often written through ``.data``, which does not; they change all
+    values, so that a sample of them tells.
+    """
+
+    def __init__(self, *roots: nn.Module) -> None:
+        self._modules = [(module, tuple(module._modules.values())) for root in roots for module in root.modules()]
+        self._tensors = [
+            (holder, name, tensor, tensor._version, tensor.data_ptr())
+            for module, _ in self._modules
+            for holder in (module._parameters, module._buffers)
+            for name, tensor in holder.items()
+            if tensor is not None
+        ]
+        floats = [tensor for _, _, tensor, _, _ in self._tensors if tensor.is_floating_point()]
+        self._samples = [_sample(tensor) for tensor in floats[:: -(-len(floats) // SAMPLED)]]
+        self._values = torch.cat(self._samples)
+
+    def holds(self) -> bool:
+        """Whether nothing has changed, no hook has come, and BatchNorm is in eval mode."""
+        for module, children in self._modules:
+            if tuple(module._modules.values()) != children or why_not_plain(module):
+                return False
+        for holder, name, tensor, version, address in self._tensors:
+            if holder.get(name) is not tensor or tensor._version != version or tensor.data_ptr() != address:
+                return False
+        return torch.equal(torch.cat(self._samples), self._values)
+
+
+def why_not_plain(module: nn.Module) -> str | None:
+    """Why calling `module` may do something else than its class says, or None."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has a hook"
+    if "forward" in module.__dict__ or module._compiled_call_impl is not None:
+        return "its forward has been replaced"
+    if module.training and isinstance(module, nn.BatchNorm2d):
+        return "it is in training mode"
+    return None
+
+
+def why_not_foldable(model: Any) -> str | None:
+    """Why the weights of a model do not say all of what it computes, or None.
+
+    Args:
+        model: an `LDEQ`.
+    """
+    expected = _reference(model.config)
+    found = {f"{part}.{name}": m for part in ("stem", "cell") for name, m in getattr(model, part).named_modules()}
+    for name, module in found.items():
+        label = name.rstrip(".")
+        if name not in expected or type(module) is not expected[name].kind:
+            return f"{label} is a {type(module).__name__} that the model did not come with"
+        if reason := why_not_plain(module):
+            return f"{label} is not what its class says: {reason}"
+        if _tensors(module) != expected[name].tensors:
+            return f"{label} holds other tensors than the model came with"
+    return f"{min(expected.keys() - found.keys())} is missing" if expected.keys() - found.keys() else None
+
+
+class _Expected(NamedTuple):
+    kind: type[nn.Module]
+    tensors: dict[str, tuple[int, ...]]
+
+
+@lru_cache(maxsize=8)
+def _reference(config: LDEQConfig) -> dict[str, _Expected]:
+    from ..ldeq import LDEQ
+
+    with torch.inference_mode(False), torch.device("meta"):
+        model = LDEQ(config)
+    parts = {"stem": model.stem, "cell": model.cell}
+    return {
+        f"{part}.{name}": _Expected(type(module), _tensors(module))
+        for part, root in parts.items()
+        for name, module in root.named_modules()
+    }
+
+
+def _tensors(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the module's own parameters and buffers; (-1,) for subclasses of tensors, which may compute something else,
+    and for those made in inference mode, which have no version counter."""
+    own = {**module._parameters, **module._buffers}
+    plain = (nn.Parameter, Tensor)
+    return {
+        name: tuple(t.shape) if type(t) in plain and not t.is_inference() else (-1,) for name, t in own.items() if t is not None
+    }
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """A view of the first and of the middle value in the tensor's memory."""
+    if not (tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)):
+        return tensor.detach().flatten()[:0]
+    half = max(tensor.numel() // 2, 1)
+    return tensor.detach().as_strided((min(2, tensor.numel()),), (half,), tensor.storage_offset())
