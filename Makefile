@@ -20,10 +20,11 @@ test: lint
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tools/fuzz.py --cases 1000000 --each 2000 --record tests/fuzz/record.json
 
-# The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, the Triton kernels in the interpreter and ahead of
-# time. A process each, since Triton takes to its interpreter when it is first imported.
+# The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, and their PTX; the Triton kernels in the interpreter
+# and ahead of time. A process each, since Triton takes to its interpreter when it is first imported.
 test-device: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/host
+	$(BIN)/python -m pytest tests/ptx
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels tests/device
 
 # The same operators, solves and models on a GPU; then a part of them under compute-sanitizer, which sees accesses past the end

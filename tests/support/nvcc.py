@@ -52,20 +52,21 @@ def compile_unit(architecture: str, unit: Path) -> dict[str, Use]:
 
 def ptx(architecture: str) -> None:
     """Compiles to PTX, which GPUs newer than all of `ARCHITECTURES` take."""
+    for unit in UNITS:
+        ptx_of(architecture, unit)
+
+
+def ptx_of(architecture: str, unit: Path) -> str:
+    """The PTX of one file."""
     with tempfile.TemporaryDirectory() as folder:
-        for unit in UNITS:
-            _nvcc(
-                f"-gencode=arch=compute_{architecture},code=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/p.ptx"
-            )
+        _nvcc(f"-arch=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/unit.ptx")
+        return Path(f"{folder}/unit.ptx").read_text()
 
 
 def accesses(architecture: str, unit: Path) -> dict[str, list[str]]:
     """{kernel: its reads and writes of global memory in the order of the PTX, like "ld.v4" and "st"}."""
-    with tempfile.TemporaryDirectory() as folder:
-        _nvcc(f"-arch=compute_{architecture}", "-ptx", str(unit), "-o", f"{folder}/unit.ptx")
-        text = Path(f"{folder}/unit.ptx").read_text()
     found = {}
-    for name, body in re.findall(r"\.entry (\w+)\((.*?)^}", text, re.S | re.M):
+    for name, body in re.findall(r"\.entry (\w+)\((.*?)^}", ptx_of(architecture, unit), re.S | re.M):
         kinds = re.findall(r"\b(ld|st)\.global(?:\.nc)?(\.v[248])?", body)
         found[_readable(name)] = [kind + width for kind, width in kinds]
     return found
