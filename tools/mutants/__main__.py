@@ -20,6 +20,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from .equivalents import EQUIVALENTS
 from .mutations import Mutant, mutants_of
 from .sabotages import SABOTAGES, Sabotage
 from .tracing import AREAS
@@ -33,10 +34,11 @@ UNJUDGED = ("ldeq/data/synthetic/", "ldeq/data/draw.py", "ldeq/video/drawing.py"
 """How drawn faces and lines look: their numbers have no right value that a test could know."""
 
 TESTS = ("tests/engine", "tests/data", "tests/video", "tests/test_landmarker.py", "tests/test_video_metrics.py")
-# Minutes of processes that are started and killed; what they prove in particular, others prove in part.
+# Processes that are started and killed, which takes minutes or fails on a busy machine without any fault; what they prove in
+# particular, others prove in part.
 SLOW = (
     "kill_9", "two_processes", "lost_is_named", "of_every_start_method", "from_their_start_on", "one_changed_bit",
-    "whole_group", "lowers_the_error", "score_of_two", "write_that_fails_half_way",
+    "whole_group", "lowers_the_error", "score_of_two", "write_that_fails_half_way", "second_ctrl_c",
 )  # fmt: skip
 BUDGET_SECONDS = 60.0
 """Tests beyond this sum, as they took without a fault, are not run: what they alone would notice counts as survived."""
@@ -128,7 +130,7 @@ def _as_mutant(sabotage: Sabotage) -> Mutant:
     line = text.count("\n", 0, place) + 1
     # The function that holds it is that of any generated fault on the line or before it.
     before = [m for m in mutants_of(ROOT, sabotage.file) if m.line <= line and m.function]
-    function = before[-1].function if before else 0
+    function = before[-1].function if before else ""
     return Mutant(sabotage.file, line, function, sabotage.name, text.replace(sabotage.old, sabotage.new))
 
 
@@ -155,7 +157,7 @@ def _fitting(mutant: Mutant, tests: dict[str, Any]) -> tuple[list[str], float]:
     """Tests that call the function, or anything in the file where it is in none; fastest first, within the budget."""
 
     def calls(entry: dict[str, Any]) -> bool:
-        return any(f == mutant.file and (not mutant.function or line == mutant.function) for f, line in entry["functions"])
+        return any(f == mutant.file and mutant.function in ("", name) for f, name in entry["functions"])
 
     chosen, seconds = [], 0.0
     for name, entry in sorted(tests.items(), key=lambda item: item[1]["seconds"]):
@@ -210,7 +212,15 @@ def _tried(
 def _report(chosen: list[Mutant], verdicts: dict[str, Any], total: int, seed: int) -> None:
     by_hand, made = chosen[: len(SABOTAGES)], chosen[len(SABOTAGES) :]
 
+    same = {(e.file, e.function, e.fault): e.reason for e in EQUIVALENTS}
+
+    def reason(mutant: Mutant) -> str:
+        """Why a survivor changes nothing; empty where it does change something."""
+        survived = verdicts[_key(mutant)]["verdict"] == "survived"
+        return same.get((mutant.file, mutant.function, mutant.what), "") if survived else ""
+
     def share(mutants: list[Mutant]) -> str:
+        mutants = [m for m in mutants if not reason(m)]
         caught = sum(verdicts[_key(m)]["verdict"] != "survived" for m in mutants)
         return f"{caught} of {len(mutants)}" + (f" ({100 * caught / len(mutants):.0f} %)" if mutants else "")
 
@@ -218,9 +228,12 @@ def _report(chosen: list[Mutant], verdicts: dict[str, Any], total: int, seed: in
     lines += [f"- Faults made from the source: {share(made)} are caught, a sample (seed {seed}) of {total}."]
     for area in AREAS:
         lines.append(f"  - ldeq/{area}: {share([m for m in made if m.file.startswith(f'ldeq/{area}/')])}.")
-    survivors = [m for m in chosen if verdicts[_key(m)]["verdict"] == "survived"]
+    equivalent = [m for m in made if reason(m)]
+    survivors = [m for m in chosen if verdicts[_key(m)]["verdict"] == "survived" and not reason(m)]
     lines += ["", "Survivors:", ""] if survivors else []
     lines += [f"- `{m.file}:{m.line}`: `{m.what}`" for m in sorted(survivors)]
+    lines += ["", "Not counted, since they change nothing:", ""] if equivalent else []
+    lines += [f"- `{m.file}:{m.line}`: `{m.what}`: {reason(m)}" for m in sorted(equivalent)]
     print("\n".join(lines))
     if README.exists():
         text = README.read_text()

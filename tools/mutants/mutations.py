@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,18 +28,19 @@ class Mutant(NamedTuple):
     Attributes:
         file: relative to the tree.
         line: of the fault.
-        function: first line of the function that holds it, decorators included; 0 outside of all.
+        function: qualified name of the function that holds it, as ``Clip.frames``; empty outside of all.
         what: the fault in words: the source before and after.
         text: the whole file with the fault.
     """
 
     file: str
     line: int
-    function: int
+    function: str
     what: str
     text: str
 
 
+@functools.cache
 def mutants_of(tree: Path, file: str) -> list[Mutant]:
     """All faults of a file, in the order of its lines."""
     source = (tree / file).read_text()
@@ -46,7 +48,7 @@ def mutants_of(tree: Path, file: str) -> list[Mutant]:
     for line in source.encode().splitlines(keepends=True):
         offsets.append(offsets[-1] + len(line))
     found = []
-    for node, replacement, function in _faults(ast.parse(source), 0):
+    for node, replacement, function in _faults(ast.parse(source), "", ""):
         begin = offsets[node.lineno - 1] + node.col_offset
         end = offsets[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         raw = source.encode()
@@ -61,9 +63,12 @@ def mutants_of(tree: Path, file: str) -> list[Mutant]:
     return sorted(found, key=lambda m: (m.line, m.what))
 
 
-def _faults(node: ast.AST, function: int) -> Iterator[tuple[ast.expr | ast.stmt, str, int]]:
+def _faults(node: ast.AST, function: str, scope: str) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
     if isinstance(node, ast.FunctionDef):
-        function = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        function = scope + node.name
+        scope = f"{function}.<locals>."
+    elif isinstance(node, ast.ClassDef):
+        scope += f"{node.name}."
     if isinstance(node, ast.expr):
         for changed in _changed_expressions(node):
             yield node, f"({ast.unparse(changed)})", function
@@ -71,7 +76,7 @@ def _faults(node: ast.AST, function: int) -> Iterator[tuple[ast.expr | ast.stmt,
         for text in _changed_statements(node):
             yield node, text, function
     for child in _judged_children(node):
-        yield from _faults(child, function)
+        yield from _faults(child, function, scope)
 
 
 def _judged_children(node: ast.AST) -> Iterator[ast.AST]:

@@ -18,19 +18,19 @@ AREAS = ("engine", "data", "video")
 
 
 class CallTracer:
-    """Writes ``{test: {"seconds": s, "passed": bool, "functions": [[file, first line], ...]}}``."""
+    """Writes ``{test: {"seconds": s, "passed": bool, "functions": [[file, qualified name], ...]}}``."""
 
     def __init__(self, tree: Path, record: Path) -> None:
         self.record = record
         self.tree = str(tree) + os.sep
         self.roots = tuple(str(tree / "ldeq" / area) + os.sep for area in AREAS)
-        self.called: set[tuple[str, int]] = set()
+        self.called: set[tuple[str, str]] = set()
         self.tests: dict[str, dict[str, Any]] = {}
 
     def _note(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
         if code.co_filename.startswith(self.roots):
-            self.called.add((code.co_filename.removeprefix(self.tree), code.co_firstlineno))
+            self.called.add((code.co_filename.removeprefix(self.tree), code.co_qualname))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

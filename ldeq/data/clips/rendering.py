@@ -230,7 +230,8 @@ def draw_occluder(
     colour = np.clip(patch * (shade * float(rng.uniform(0.6, 1.1)))[..., None], 0, 255)
     picture = np.concatenate([colour * opacity[..., None], opacity[..., None]], -1).astype(np.float32)
     # In from outside, a stop somewhere on the face, out again.
-    length = int(rng.integers(frames // 4, max(frames // 4 + 1, frames // 2)))
+    quarter = max(1, frames // 4)
+    length = int(rng.integers(quarter, max(quarter + 1, frames // 2)))
     start = int(rng.integers(0, max(1, frames - length)))
     t = np.clip((first + np.arange(len(face)) - start) / length, 0, 1)
     come, leave = (float(a) for a in rng.uniform(0, 2 * math.pi, 2))
