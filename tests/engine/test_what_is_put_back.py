@@ -1,0 +1,98 @@
+"""What a resume, a start from other weights and a lock put into place is what they say."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from ldeq.data import LandmarkDataset, crop_box, crop_matrix, open_faces, warp
+from ldeq.data.layouts import IBUG68, WFLW98
+from ldeq.engine import report
+from ldeq.engine.optimization import optimizer_tensors
+from ldeq.engine.run_lock import RunLock
+from ldeq.engine.train import Trainer
+from ldeq.engine.transfer import transfer
+from ldeq.models import LDEQ, LDEQConfig
+
+
+def test_a_resume_goes_on_with_the_random_numbers_of_the_run() -> None:
+    """Weights, optimizer and the global generator; without it, a cell with dropout would draw other masks after a resume."""
+    torch.manual_seed(3)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    groups: dict[str, dict[str, torch.Tensor]] = {
+        "model": {k: v.clone() for k, v in model.state_dict().items()},
+        "optimizer": {k: v.clone() for k, v in optimizer_tensors(optimizer).items()},
+        "rng": {"torch": torch.get_rng_state()},
+    }
+    expected = torch.rand(5)
+    optimizer.step()
+    run = SimpleNamespace(model=model, optimizer=optimizer, ema=None, device=torch.device("cpu"))
+    Trainer._restore(cast(Trainer, run), Path("x"), groups)
+    torch.testing.assert_close(torch.rand(5), expected, rtol=0, atol=0)
+    torch.testing.assert_close(model.weight, groups["model"]["weight"], rtol=0, atol=0)
+    now = optimizer_tensors(optimizer)
+    assert all(torch.equal(now[name], tensor) for name, tensor in groups["optimizer"].items())
+
+
+def test_a_lock_names_its_holder_alone_whatever_was_left_in_its_file(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("99999999 another-machine-with-a-long-name\n" * 3)
+    with RunLock(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+@pytest.mark.parametrize("layout", [WFLW98, IBUG68])
+def test_a_start_from_other_weights_says_how_much_went_along(layout: Any) -> None:
+    small = {"image_size": 32, "width": 16, "depth": 1, "groups": 4}
+    torch.manual_seed(0)
+    begin = LDEQ(LDEQConfig.tiny(landmarks=98, **small))
+    model = LDEQ(LDEQConfig.tiny(landmarks=layout.count, **small))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    said, left = transfer(cast(Any, SimpleNamespace(model=begin, layout=WFLW98, name="begin")), model, layout)
+    state, given = model.state_dict(), begin.state_dict()
+    counted = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    copied = sum(v.numel() for k, v in counted.items() if given[k].shape == v.shape and torch.equal(v, given[k]))
+    if layout is WFLW98:
+        assert left == []
+    else:
+        assert any("(the heatmaps' part)" in name for name in left)
+        mix = "deq.cell.mix.0.weight"
+        assert torch.equal(state[mix][:, 68:], given[mix][:, 98:])
+        assert torch.equal(state[mix][:, :68], before[mix][:, :68])
+        copied += state[mix][:, 68:].numel()
+        copied -= sum(
+            v.numel() for k, v in counted.items() if k in left and torch.equal(v, given[k]) if v.shape == given[k].shape
+        )
+    assert said == f"{copied} of {sum(v.numel() for v in counted.values())}"
+
+
+def test_the_worst_faces_come_first_each_with_half_of_its_size_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = LandmarkDataset(open_faces("synthetic:5#size=64", "test"), 32)
+    points = np.stack([data.faces.record(i).points for i in range(5)]).astype(np.float64)
+    errors = np.array([0.02, 0.3, 0.1, 0.5, 0.05])
+    shown: dict[str, Any] = {}
+
+    def sheet(crops: Any, landmarks: Any, layout: Any, **options: Any) -> np.ndarray:
+        shown.update(crops=crops, landmarks=landmarks, **options)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    monkeypatch.setattr(report, "contact_sheet", sheet)
+    result = SimpleNamespace(errors=errors, indices=np.arange(5), predicted=points)
+    report.worst_faces(cast(Any, result), data, count=3)
+    assert shown["titles"] == ["50.0 %  #3", "30.0 %  #1", "10.0 %  #2"]
+    assert shown["columns"] == 6 and shown["tile"] == 192
+    for crop, marks, index in zip(shown["crops"], shown["landmarks"], (3, 1, 2), strict=True):
+        matrix = crop_matrix(crop_box("landmarks", points=points[index], scale=1.5), 192)
+        np.testing.assert_array_equal(crop, warp(data.faces.read(index), matrix, 192))
+        # The longer side of the face is two thirds of the tile.
+        assert np.ptp(marks, axis=0).max() == pytest.approx(128, abs=0.01)

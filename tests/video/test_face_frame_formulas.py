@@ -1,0 +1,73 @@
+"""The parts of the filter in the face's frame against their formulas, one number at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ldeq.data.layouts import WFLW98
+from ldeq.video.filters.face_frame import FaceFrame, FaceFrameSettings, Walk
+
+DEFAULTS = {
+    "noise": 0.036, "pose_process": 0.28, "bend_process": 0.0346, "opening_process": 0.066, "detail_process": 0.01,
+    "lively_process": 0.044, "pose_speed": 0.01, "bend_speed": 0.471, "opening_speed": 6.0, "detail_speed": 0.00588,
+    "trend": 0.05, "speed_cutoff": 47.6, "bend_gate": 1.0, "opening_gate": 50.0, "detail_gate": 28.9, "consensus": 1.7,
+    "caution": 2.04, "usual": 2.0, "std_floor": 0.005,
+}  # fmt: skip
+
+
+def test_the_tuned_settings_are_those_that_were_measured() -> None:
+    assert vars(FaceFrameSettings()) == DEFAULTS
+
+
+@pytest.mark.parametrize("trend", [0.0, 0.2])
+@pytest.mark.parametrize("gate", [math.inf, 1.5])
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_a_walk_is_a_kalman_filter_of_a_random_walk(trend: float, gate: float, share: float) -> None:
+    """Scalar recursion in plain Python: prediction, process noise that grows with the speed, gate, gain, trend."""
+    rng = np.random.default_rng(0)
+    y, dt, noise, process, speed_gain = np.cumsum(rng.normal(size=30)), 0.04, 0.3, 0.9, 0.4
+    walk = Walk(y[:1].copy(), np.array([noise]))
+    x, p, v, seen, left = float(y[0]), noise, 0.0, 0.0, 0.0
+    for measured in y[1:].tolist():
+        predicted = x + v * dt
+        innovation = measured - predicted
+        q = p + process * process * dt
+        if share:
+            seen += speed_gain * ((measured - x) / dt - seen)
+            q += (share * dt * seen) ** 2
+        surprise = min(innovation**2, (innovation - left) ** 2) / (q + noise)
+        gain = q / (q + noise * (1 + surprise / gate**2))
+        x, p = predicted + gain * innovation, (1 - gain) * q
+        if trend:
+            v += trend * gain**2 / (2 - gain) * innovation / dt
+        left = measured - x
+        found = walk.step(np.array([measured]), np.array([noise]), dt, process, share, speed_gain, trend, gate)
+        assert found[0] == pytest.approx(x, abs=1e-12)
+        assert walk.p[0] == pytest.approx(p, abs=1e-12)
+
+
+def test_the_two_numbers_of_a_vector_share_their_speed_and_their_surprise() -> None:
+    walk = Walk(np.zeros((1, 2)), np.full((1, 1), 0.1), vectors=True)
+    found = walk.step(np.array([[3.0, 0.0]]), np.full((1, 1), 0.1), 0.1, 0.5, 0.2, 0.5, 0.0, 2.0)
+    q = 0.1 + 0.5**2 * 0.1 + (0.2 * 0.1) ** 2 * (0.5 * 30.0) ** 2
+    gain = q / (q + 0.1 * (1 + 4.5 / (4.0 * (q + 0.1))))
+    np.testing.assert_allclose(found, [[3.0 * gain, 0.0]], atol=1e-12)
+
+
+def test_noise_grows_where_a_heatmap_is_wider_than_usual_and_usual_follows_slowly() -> None:
+    s = FaceFrameSettings()
+    filter_ = FaceFrame(s, WFLW98)
+    filter_._usual = None
+    y, scale = np.zeros((1, 98, 2)), np.array([50.0])
+    usual = math.log(2.0 / 50.0)
+    np.testing.assert_allclose(filter_._variance(np.full((1, 98), 2.0), y, scale, 0.0), (s.noise * 0.04) ** 2, rtol=1e-12)
+    for std, rate in ((6.0, 0.25), (1.0, 1.0), (5.0, 0.25)):
+        above = math.log(std / 50.0) - usual
+        expected = s.noise**2 * math.exp(2 * (math.log(std / 50.0) + s.caution * max(above, 0.0)))
+        np.testing.assert_allclose(filter_._variance(np.full((1, 98), std), y, scale, 0.5), expected, rtol=1e-12)
+        usual += rate * 0.5 / (s.usual + 0.5) * above
+        np.testing.assert_allclose(np.asarray(filter_._usual), usual, rtol=1e-12)
+    np.testing.assert_allclose(filter_._variance(None, y, scale, 0.5), (s.noise * s.std_floor) ** 2)
