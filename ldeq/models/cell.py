@@ -270,7 +270,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _is_untouched(module: nn.Module) -> bool:
-    """Whether a module of the cell has its own type, no hooks, no `forward` of an instance, and plain parameters.
+    """Whether a module of the cell has its own type and settings, no hooks, no `forward` of an instance, and plain parameters.
 
     A parametrisation and `fully_shard` change the type, a LoRA or quantisation wrapper is another type, tensors that are
     quantised or sharded are no plain parameters, and `torch.nn.utils.prune` works by a hook. Parameters may be plain tensors:
@@ -282,7 +282,19 @@ def _is_untouched(module: nn.Module) -> bool:
         and not any(own[hooks] for hooks in _HOOKS)
         and "forward" not in own
         and all(p is not None and type(p) in (nn.Parameter, Tensor) for p in own["_parameters"].values())
+        and _has_its_settings(module)
     )
+
+
+def _has_its_settings(module: nn.Module) -> bool:
+    """Whether a module computes what `Block.evaluate` does: nobody changed a setting of it, or a layer of a block."""
+    if isinstance(module, nn.Conv2d):
+        rows, columns = module.kernel_size
+        settings = (module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
+        return settings == ((1, 1), (rows // 2, columns // 2), (1, 1), 1, "zeros")
+    if isinstance(module, nn.LeakyReLU):
+        return module.negative_slope == SLOPE
+    return not isinstance(module, Block) or [type(layer) for layer in module] == [nn.Conv2d, nn.LeakyReLU, nn.GroupNorm]
 
 
 def _layers(

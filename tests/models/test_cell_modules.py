@@ -158,6 +158,36 @@ def test_a_changed_weight_is_the_one_that_is_used(change: Callable[[nn.Module], 
     assert all(p.grad is not None for p in model.cell.parameters())
 
 
+def wrap_around(block: nn.Module) -> None:
+    """As it is done to models whose pictures shall tile."""
+    conv = block[0]  # type: ignore[index]
+    conv.padding_mode = "circular"
+    conv._reversed_padding_repeated_twice = [1, 1, 1, 1]
+
+
+def dilate(block: nn.Module) -> None:
+    conv = block[0]  # type: ignore[index]
+    conv.dilation = conv.padding = (2, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        wrap_around,
+        dilate,
+        lambda block: setattr(block[1], "negative_slope", 0.5),
+        lambda block: setattr(block[2], "eps", 1.0),
+        lambda block: block.append(nn.LeakyReLU(0.1)),
+    ],
+    ids=["padding", "dilation", "slope", "eps", "one more layer"],
+)
+def test_a_changed_setting_of_a_layer_is_the_one_that_is_used(change: Callable[[nn.Module], object]) -> None:
+    model = small_model()
+    before = model(images()).z
+    change(model.cell.get_submodule("hourglass.down"))
+    assert (model(images()).z - before).abs().max() > 1e-4
+
+
 def test_a_weight_of_another_tensor_type_is_not_read_past_its_type() -> None:
     """Quantised weights are tensors of their own type in the place of the parameter."""
 
