@@ -18,22 +18,11 @@ from ..data.layouts import LAYOUTS
 from ..models import LDEQConfig
 from .checkpoint import CheckpointError
 from .settings import SettingsError, TrainSettings, from_mapping
+from .settings_checks import RANGES
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
-_LARGEST = {
-    "landmarks": 10_000,
-    "image_size": 8_192,
-    "width": 16_384,
-    "width_increment": 16_384,
-    "depth": 10,
-    "groups": 16_384,
-    "max_iter": 10**6,
-    "backward_max_iter": 10**6,
-    "phantom_steps": 10**4,
-    "m": 10**4,
-    "check_every": 10**6,
-}
+_LARGEST = {name.removeprefix("model."): int(high) for name, (_, high) in RANGES.items() if name.startswith("model.")}
 """The largest value of each count of a model: far above any use, and far below what would exhaust a machine."""
 
 _ARCHITECTURE = ("landmarks", "image_size", "width", "width_increment", "depth", "groups", "beta")
