@@ -17,8 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,62 +24,20 @@ from typing import Any
 
 import torch
 import yaml
+from nursery import Nursery
 
 from ldeq.engine import checkpoint
 from ldeq.engine.settings import from_mapping, to_mapping
 
-# A fork of a process that has loaded the libraries trains: a fresh one would spend nearly all of its life on that.
-NURSERY = """
-import os, sys
-import torch
-torch.set_num_threads(1)
+WORK = """
 from pathlib import Path
 from ldeq.engine import Trainer
 from ldeq.engine.console import Console
 from ldeq.engine.settings import read
-for line in sys.stdin:
-    config = Path(line.strip())
-    child = os.fork()
-    if child == 0:
-        try:
-            Trainer(read(config), Console(False)).fit("auto")
-            os._exit(0)
-        except BaseException as error:
-            print("error:", error, file=sys.stderr, flush=True)
-            os._exit(1)
-    print(child, flush=True)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(status, flush=True)
+
+def work(config):
+    Trainer(read(Path(config)), Console(False)).fit("auto")
 """
-
-
-class Nursery:
-    """Starts trainings, one at a time."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def start(self, config: Path) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{config}\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def wait(self) -> int:
-        """The exit status of the training that runs; negative if it was killed."""
-        return self._answer()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
 
 
 def settings(folder: Path, epochs: int) -> dict[str, Any]:
@@ -126,19 +82,19 @@ def kill_and_compare(kills: int, seed: int, base: Path, epochs: int = 6) -> dict
     """
     rng = random.Random(seed)
     base.mkdir(parents=True, exist_ok=True)
-    nursery = Nursery()
+    nursery = Nursery(WORK)
     counts = {"kills": 0, "runs": 0, "during_save": 0}
     try:
         config = base / "whole.yaml"
         config.write_text(yaml.safe_dump(settings(base / "whole", epochs)))
-        nursery.start(config)
+        nursery.start(str(config))
         begin = time.monotonic()
         assert nursery.wait() == 0
         whole = time.monotonic() - begin
         config, folder = base / "killed.yaml", base / "killed"
         config.write_text(yaml.safe_dump(settings(folder, epochs)))
         while counts["kills"] < kills or counts["runs"] == 0 or folder.exists():
-            child = nursery.start(config)
+            child = nursery.start(str(config))
             if counts["kills"] < kills:
                 time.sleep(rng.uniform(0.0, 0.7 * whole))
                 with contextlib.suppress(ProcessLookupError):  # it has just come to its end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -194,7 +195,10 @@ class VideoWriter:
                         self._sound.close()
                     self._container.close()
                 if self.frames and complete:
-                    self._put_in_place()
+                    try:
+                        self._put_in_place()
+                    except EOFError as error:  # there was no room for the first fragment, so that nothing can be read back
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             except self._errors as error:
                 raise VideoError(
                     f"cannot write the end of {self.path}: {reason(error)}; {self.partial} plays as far as it goes"
@@ -210,6 +214,9 @@ class VideoWriter:
             self._check(self.partial)
         else:
             whole = self.partial.with_name(f"{self.partial.stem}.whole{self.partial.suffix}")
+            # FFmpeg keeps a file open whose index it could not move: the room of it is lost until the process ends.
+            if shutil.disk_usage(whole.parent).free < self.partial.stat().st_size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             try:
                 _in_one_piece(self._av, self.partial, whole)
                 self._check(whole)
