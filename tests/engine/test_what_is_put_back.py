@@ -16,7 +16,7 @@ from ldeq.data import LandmarkDataset, crop_box, crop_matrix, open_faces, warp
 from ldeq.data.layouts import IBUG68, WFLW98
 from ldeq.engine import report
 from ldeq.engine.optimization import optimizer_tensors
-from ldeq.engine.run_lock import RunLock
+from ldeq.engine.run_lock import FolderInUse, RunLock
 from ldeq.engine.train import Trainer
 from ldeq.engine.transfer import transfer
 from ldeq.models import LDEQ, LDEQConfig
@@ -49,6 +49,13 @@ def test_a_lock_names_its_holder_alone_whatever_was_left_in_its_file(tmp_path: P
     with RunLock(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
     assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_folder_is_held_by_one_training_at_a_time(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(FolderInUse, match=f"process {os.getpid()} on .* trains in"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("layout", [WFLW98, IBUG68])
