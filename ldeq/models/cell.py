@@ -113,8 +113,8 @@ class Block(nn.Sequential):
 
     def finish(self, v: Tensor, weights: BlockWeights) -> Tensor:
         """Activation and norm of a convolution's output. It is overwritten: backward needs only what came of it."""
-        norm = cast(nn.GroupNorm, self[2])
-        v = F.leaky_relu(v, SLOPE, inplace=True)
+        activation, norm = cast(nn.LeakyReLU, self[1]), cast(nn.GroupNorm, self[2])
+        v = F.leaky_relu(v, activation.negative_slope, inplace=True)
         return F.group_norm(v, norm.num_groups, weights.scale, weights.shift, norm.eps)
 
 
@@ -287,13 +287,11 @@ def _is_untouched(module: nn.Module) -> bool:
 
 
 def _has_its_settings(module: nn.Module) -> bool:
-    """Whether a module computes what `Block.evaluate` does: nobody changed a setting of it, or a layer of a block."""
+    """Whether nobody changed how a convolution pads or steps, or the layers of a block: `Block.evaluate` knows its own."""
     if isinstance(module, nn.Conv2d):
         rows, columns = module.kernel_size
         settings = (module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
         return settings == ((1, 1), (rows // 2, columns // 2), (1, 1), 1, "zeros")
-    if isinstance(module, nn.LeakyReLU):
-        return module.negative_slope == SLOPE
     return not isinstance(module, Block) or [type(layer) for layer in module] == [nn.Conv2d, nn.LeakyReLU, nn.GroupNorm]
 
 
