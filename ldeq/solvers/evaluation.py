@@ -17,7 +17,7 @@ from .compaction import Selectable
 
 is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 
-# Numbers of a tensor that are compared if the tensor does not count writes: PyTorch's inference tensors.
+# Numbers of a tensor that are compared if its writes are not counted.
 SAMPLED = 64
 
 
@@ -39,7 +39,7 @@ class Evaluation:
         shape = torch.Size((x.shape[0], *self._shape[1:]))
         given = x.reshape(shape)
         self._watches = self._watches and _has_address(given)
-        argument = _Watched(given) if self._watches else None
+        argument = _Watched(given, sampled=not self._held) if self._watches else None
         fx = self._f(given)
         if not isinstance(fx, Tensor):
             raise ValueError(f"f must return a tensor, it returned {type(fx).__name__}")
@@ -98,13 +98,16 @@ class _Watched:
 
     __slots__ = ("_sample", "_version", "t")
 
-    def __init__(self, t: Tensor) -> None:
+    def __init__(self, t: Tensor, sampled: bool = False) -> None:
         self.t = t
         self._version = -1 if t.is_inference() else t._version
-        self._sample = _sample(t) if self._version < 0 else None
+        # Writes through `.data` or NumPy are not counted: an argument is also compared once a solve.
+        self._sample = _sample(t) if sampled or self._version < 0 else None
 
     def written(self) -> bool:
-        return self.t._version != self._version if self._version >= 0 else _sample(self.t) != self._sample
+        if self._version >= 0 and self.t._version != self._version:
+            return True
+        return self._sample is not None and _sample(self.t) != self._sample
 
     def shares_storage(self, fx: Tensor) -> bool:
         """A large buffer in which each answer has a place of its own counts the writes to all of them together."""
@@ -140,7 +143,7 @@ def _has_address(t: Tensor) -> bool:
 
 
 def _sample(t: Tensor) -> bytes | None:
-    """Some numbers of an inference tensor, None on a device, where reading them would wait for it."""
+    """Some numbers of a tensor; None on a device, where reading them would wait for it."""
     if t.device.type != "cpu":
         return None
     flat = t.detach().reshape(-1) if t.is_contiguous() else t.detach().flatten()[:0]

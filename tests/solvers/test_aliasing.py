@@ -45,6 +45,23 @@ def zeroes_its_argument_in_the_end(z: Tensor) -> Tensor:
     return out
 
 
+def writes_that_no_tensor_counts(z: Tensor) -> Tensor:
+    return z.data.mul_(0.3).add_(1)
+
+
+def writes_through_numpy(z: Tensor) -> Tensor:
+    z.detach().numpy()[:] *= 0.3
+    return z + 1
+
+
+@each_solver
+@each_backend
+@pytest.mark.parametrize("f", [writes_that_no_tensor_counts, writes_through_numpy], ids=lambda f: f.__name__)
+def test_an_argument_changed_behind_the_count_of_writes_is_refused(f: Map, solver: Solver, backend: str) -> None:
+    with use_backend(backend), pytest.raises(ValueError, match="f changed its argument in place"):
+        solver(f, torch.ones(2, 5))
+
+
 @each_solver
 @each_backend
 @each_mode
