@@ -41,7 +41,6 @@ from .adjoint import (
     refuse_second_derivative,
     replace_gradient,
 )
-from .compiled import with_compiled_cell
 from .graphs import SolveGraphs, under_transform
 from .once import Parts
 from .repeat import CHECKPOINT, Repeatable, saved_tensor_hooks
@@ -165,6 +164,8 @@ class DEQ(nn.Module):
             TypeError: for a start that holds something else than tensors.
         """
         if torch.compiler.is_compiling() and not self._can_be_traced():
+            from .compiled import with_compiled_cell  # imports the compiler, which is at work already
+
             return with_compiled_cell(self._on_structures, self.cell, z0, x, max_iter)
         return self._on_structures(self.cell, z0, x, max_iter)
 

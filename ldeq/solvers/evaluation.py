@@ -139,7 +139,8 @@ def _owner(t: Tensor) -> Tensor:
 
 def _has_address(t: Tensor) -> bool:
     """Tensors that are traced or transformed have none, and count no writes of their own."""
-    return type(t) is Tensor and not is_functorch_wrapped_tensor(t) and not torch.compiler.is_compiling()
+    # First whether a compiler looks on, which cannot follow the other questions.
+    return not torch.compiler.is_compiling() and type(t) is Tensor and not is_functorch_wrapped_tensor(t)
 
 
 def _sample(t: Tensor) -> bytes | None:
