@@ -53,7 +53,8 @@ class LDEQ(nn.Module):
         """
         super().__init__()
         self.config = config = config or LDEQConfig.paper()
-        # What evaluates the network where nothing is recorded, on a CPU in float32: "torch" or "onnxruntime".
+        # What evaluates the network where nothing is recorded, on a CPU in float32: "torch" (folded weights), "onnxruntime",
+        # or "modules", which folds nothing.
         self.engine = "torch"
         self.stem = Stem(config.width)
         self.deq = DEQ(

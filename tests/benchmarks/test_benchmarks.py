@@ -13,7 +13,7 @@ from torchdeq.solver import get_solver
 
 from ldeq.cli import bench, timing
 from ldeq.cli.main import main
-from ldeq.models import LDEQConfig
+from ldeq.models import LDEQ, LDEQConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -253,3 +253,21 @@ def test_a_record_on_a_gpu_has_its_section() -> None:
     del record["threads"]
     record |= {"driver": "570.1", "cuda": "12.8"}
     assert "driver 570.1, CUDA 12.8" in table.section(record)[0]
+
+
+def test_inference_by_engine_compares_the_same_landmarks() -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import inference
+    import numpy as np
+
+    model = LDEQ(LDEQConfig.tiny(landmarks=98, width=16, depth=1, groups=4, image_size=32, tol=0.0)).eval()
+    row = inference.compare(model, 2, 2, 1, rounds=1)
+    assert set(row) > {"modules, ms", "modules / exported", "exported, onnxruntime, ms"}
+    assert all(value > 0 for value in row.values())
+    crops = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    truth = np.random.default_rng(1).uniform(0, 32, (2, 98, 2)).astype(np.float32)
+    found = inference.accuracy(model, crops, truth, (60, 72))
+    assert found["modules"]["farthest from the modules"] == 0
+    # Not the exported model: untrained residuals need not fall, and a solve returns the point of the lowest.
+    assert all(found[name]["farthest from the modules"] < 1e-4 for name in inference.ENGINES)

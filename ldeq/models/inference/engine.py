@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ENGINES = ("torch", "onnxruntime")
 
+MODULES = "modules"
+"""The engine of a model that folds nothing: for comparisons."""
+
 
 def choose_engine(device: torch.device) -> tuple[str, str]:
     """The fastest engine that is installed, and why it is that one.
@@ -100,7 +103,7 @@ def fold_injection(model: LDEQ, images: Tensor) -> FoldedInjection | None:
     That is so where autograd or a compiler records, under autocast, transforms and modes, for hooks and replaced modules, off
     the CPU, and in another dtype than float32.
     """
-    if not _is_plain_inference(images):
+    if model.engine == MODULES or not _is_plain_inference(images):
         return None
     engine = _engine(model)
     return None if engine is None else FoldedInjection(engine, engine.term(images))

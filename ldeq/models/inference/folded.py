@@ -115,7 +115,8 @@ class Operations(Protocol[V]):
     def upsample(self, v: V) -> V:
         """Nearest, by 2."""
 
-    def add(self, a: V, b: V) -> V: ...
+    def add(self, a: V, b: V) -> V:
+        """The sum; `b` is not used again and may be overwritten."""
 
     def heatmaps(self, logits: V, beta: float) -> V:
         """exp(beta (h - max h)) over each map."""

@@ -36,10 +36,10 @@ class OnnxRuntimeEngine:
         images, state, term = ("batch", 3, 4 * h, 4 * h), ("batch", landmarks, h, h), ("batch", width, h, h)
         graph = OnnxGraph()
         graph.op("Identity", injection_term(graph, folded, "images"), output="term")
-        self._stem = _session(graph.model([("images", FLOAT, images)], [("term", FLOAT, term)]), threads)
+        self._stem = open_session(graph.model([("images", FLOAT, images)], [("term", FLOAT, term)]), threads)
         graph = OnnxGraph()
         graph.op("Identity", evaluation(graph, folded, "z0", "term"), output="z")
-        self._cell = _session(graph.model([("z0", FLOAT, state), ("term", FLOAT, term)], [("z", FLOAT, state)]), threads)
+        self._cell = open_session(graph.model([("z0", FLOAT, state), ("term", FLOAT, term)], [("z", FLOAT, state)]), threads)
 
     def term(self, images: Tensor) -> Tensor:
         (term,) = self._stem.run(None, {"images": images.contiguous().numpy()})
@@ -50,7 +50,8 @@ class OnnxRuntimeEngine:
         return torch.from_numpy(found)
 
 
-def _session(model: Any, threads: int) -> Any:
+def open_session(model: Any, threads: int) -> Any:
+    """A session of onnxruntime on the CPU, for an `onnx.ModelProto`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

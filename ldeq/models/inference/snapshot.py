@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..cell import Cell
 from ..config import LDEQConfig
 
 SAMPLED = 22
@@ -24,10 +27,12 @@ class Snapshot:
     """
 
     def __init__(self, *roots: nn.Module) -> None:
-        self._modules = [(module, tuple(module._modules.values())) for root in roots for module in root.modules()]
+        self._modules = [
+            (module, tuple(module._modules.values()), settings(module)) for root in roots for module in root.modules()
+        ]
         self._tensors = [
             (holder, name, tensor, tensor._version, tensor.data_ptr())
-            for module, _ in self._modules
+            for module, _, _ in self._modules
             for holder in (module._parameters, module._buffers)
             for name, tensor in holder.items()
             if tensor is not None
@@ -38,13 +43,29 @@ class Snapshot:
 
     def holds(self) -> bool:
         """Whether nothing has changed, no hook has come, and BatchNorm is in eval mode."""
-        for module, children in self._modules:
-            if tuple(module._modules.values()) != children or why_not_plain(module):
+        for module, children, chosen in self._modules:
+            if tuple(module._modules.values()) != children or why_not_plain(module) or settings(module) != chosen:
                 return False
         for holder, name, tensor, version, address in self._tensors:
             if holder.get(name) is not tensor or tensor._version != version or tensor.data_ptr() != address:
                 return False
         return torch.equal(torch.cat(self._samples), self._values)
+
+
+_SETTINGS: dict[type, Callable[[Any], Any]] = {
+    Cell: attrgetter("beta"),
+    nn.Conv2d: attrgetter("stride", "padding", "dilation", "groups", "padding_mode"),
+    nn.LeakyReLU: attrgetter("negative_slope"),
+    nn.MaxPool2d: attrgetter("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    nn.GroupNorm: attrgetter("num_groups", "eps"),
+    nn.BatchNorm2d: attrgetter("eps", "track_running_stats"),
+}
+
+
+def settings(module: nn.Module) -> Any:
+    """What a module computes by, besides its tensors."""
+    read = _SETTINGS.get(type(module))
+    return read(module) if read else None
 
 
 def why_not_plain(module: nn.Module) -> str | None:
@@ -72,6 +93,8 @@ def why_not_foldable(model: Any) -> str | None:
             return f"{label} is a {type(module).__name__} that the model did not come with"
         if reason := why_not_plain(module):
             return f"{label} is not what its class says: {reason}"
+        if settings(module) != expected[name].settings:
+            return f"a setting of {label} is not the one that the model came with"
         if _tensors(module) != expected[name].tensors:
             return f"{label} holds other tensors than the model came with"
     return f"{min(expected.keys() - found.keys())} is missing" if expected.keys() - found.keys() else None
@@ -79,6 +102,7 @@ def why_not_foldable(model: Any) -> str | None:
 
 class _Expected(NamedTuple):
     kind: type[nn.Module]
+    settings: Any
     tensors: dict[str, tuple[int, ...]]
 
 
@@ -90,7 +114,7 @@ def _reference(config: LDEQConfig) -> dict[str, _Expected]:
         model = LDEQ(config)
     parts = {"stem": model.stem, "cell": model.cell}
     return {
-        f"{part}.{name}": _Expected(type(module), _tensors(module))
+        f"{part}.{name}": _Expected(type(module), settings(module), _tensors(module))
         for part, root in parts.items()
         for name, module in root.named_modules()
     }

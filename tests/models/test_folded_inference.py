@@ -116,8 +116,24 @@ def statistics(model: LDEQ) -> None:
     model.stem.eval()
 
 
+def slope(model: LDEQ) -> None:
+    model.cell.mix[1].negative_slope = 0.5  # type: ignore[union-attr,assignment]
+
+
+def padding(model: LDEQ) -> None:
+    model.stem.layers[1][0].padding_mode = "circular"  # type: ignore[index,union-attr]
+    model.stem.layers[1][0]._reversed_padding_repeated_twice = [1, 1, 1, 1]  # type: ignore[index,union-attr]
+
+
+def temperature(model: LDEQ) -> None:
+    model.cell.beta = 0.2
+
+
+CHANGES = [step, load, average_by_data, replace_data, replace_module, statistics, slope, padding, temperature]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("change", [step, load, average_by_data, replace_data, replace_module, statistics])
+@pytest.mark.parametrize("change", CHANGES)
 def test_weights_that_changed_are_not_answered_from_the_old_copy(engine: str, change: Callable[[LDEQ], None]) -> None:
     model, images = make(engine), pictures()
     with torch.no_grad():
