@@ -104,8 +104,8 @@ class OnnxGraph:
         Args:
             inputs, outputs: name, element type and shape of each; a name in a shape is a dimension of any length.
         """
-        described = [[helper.make_tensor_value_info(*entry) for entry in entries] for entries in (inputs, outputs)]
-        graph = helper.make_graph(self._nodes, "ldeq", *described, list(self._constants.values()))
+        given, returned = ([helper.make_tensor_value_info(*entry) for entry in entries] for entries in (inputs, outputs))
+        graph = helper.make_graph(self._nodes, "ldeq", given, returned, list(self._constants.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="ldeq")
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model, full_check=True)
