@@ -90,12 +90,13 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
         tensors, card = groups.get("model", {}), kept.card
         crop_rule, crop_scale = kept.crop.rule, kept.crop.scale
     _check_tensors(path, config, tensors)
-    with torch.device("cpu"), torch.random.fork_rng(devices=()):  # whatever the process's defaults; its random numbers stay
+    # Whatever the process's defaults; its random numbers stay. Weights made in inference mode could not be watched for changes.
+    with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=()):
         model = LDEQ(config).float()
-    # The number of batches that BatchNorm has seen is not kept in weights.
-    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, strict=False)
-    model.requires_grad_(False)
-    return Pretrained(model.eval().to(device), layout_in(document, path), crop_rule, float(crop_scale), card, path.stem)
+        # The number of batches that BatchNorm has seen is not kept in weights.
+        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, strict=False)
+        model = model.requires_grad_(False).eval().to(device)
+    return Pretrained(model, layout_in(document, path), crop_rule, float(crop_scale), card, path.stem)
 
 
 def _check_tensors(path: Path, config: LDEQConfig, tensors: Mapping[str, Tensor]) -> None:

@@ -415,3 +415,13 @@ GOOD = torch.zeros(1, 3, 4, 5)
 def test_bad_arguments_are_named(call: Callable[[], object], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         call()
+
+
+def test_integers_beyond_what_an_operator_takes_are_numbers_or_a_sentence() -> None:
+    """An eps of 2**70 ended in OverflowError."""
+    maps = torch.randn(1, 2, 3, 4)
+    torch.testing.assert_close(softargmax(maps, 1, eps=2**70).xy, softargmax(maps, 1.0, eps=2.0**70).xy)
+    with pytest.raises(ValueError, match="eps must be a finite number"):
+        softargmax(maps, eps=10**400)
+    with pytest.raises(ValueError, match="beta must be a tensor or a number that a float can hold, got an integer beyond"):
+        softargmax(maps, 10**400)

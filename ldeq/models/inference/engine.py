@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from ...ops.dispatch import transformed
 from .folded import Folded, evaluation, fold, injection_term
@@ -147,7 +149,8 @@ def _observed(images: Tensor) -> bool:
     hooks: Any = torch.nn.modules.module
     return bool(
         torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
+        # A default device is a mode as well; it says where new tensors go, and these are told so.
+        or any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
         or torch._C._functorch.is_functorch_wrapped_tensor(images)
         or transformed(images)
         or hooks._global_forward_hooks

@@ -12,7 +12,7 @@ in unit coordinates from columns in pixels, which is no standard deviation; here
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def softargmax(
         TypeError: for non-floating logits; `ValueError` for wrong shapes, an unknown `coords` or an `eps` that is negative or
             infinite.
     """
-    return _given("softargmax", backend, logits, beta, coords, eps)(logits, beta, coords, eps, heatmap)
+    return _given("softargmax", backend, logits, beta, coords, eps)(logits, _number(beta), coords, float(eps), heatmap)
 
 
 def heatmap_normalise(logits: Tensor, beta: float | Tensor = 1.0, *, backend: str | None = None) -> Tensor:
@@ -93,7 +93,7 @@ def heatmap_normalise(logits: Tensor, beta: float | Tensor = 1.0, *, backend: st
     Raises:
         as `softargmax`.
     """
-    return _given("heatmap_normalise", backend, logits, beta)(logits, beta)
+    return _given("heatmap_normalise", backend, logits, beta)(logits, _number(beta))
 
 
 def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, backend: str | None = None) -> Readout:
@@ -107,7 +107,17 @@ def heatmap_readout(heatmap: Tensor, *, coords: str = "unit", eps: float = 0.0, 
         as `softargmax`.
     """
     _check_maps(heatmap, "heatmap", coords, eps)
-    return _implementation("heatmap_readout", backend, heatmap)(heatmap, coords, eps)
+    return _implementation("heatmap_readout", backend, heatmap)(heatmap, coords, float(eps))
+
+
+def _number(beta: float | Tensor) -> float | Tensor:
+    """A beta that is a number as a float, which every backend takes."""
+    if isinstance(beta, Tensor):
+        return beta
+    try:
+        return float(beta)
+    except OverflowError:
+        raise ValueError("beta must be a tensor or a number that a float can hold, got an integer beyond 1.8e308") from None
 
 
 def _given(
@@ -150,5 +160,6 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
         raise ValueError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
     if coords not in COORDS:
         raise ValueError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
-    if not 0 <= eps < math.inf:
+    # An integer may be larger than any float.
+    if not 0 <= eps <= sys.float_info.max:
         raise ValueError(f"eps must be a finite number >= 0, got {eps}")
