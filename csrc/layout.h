@@ -16,16 +16,17 @@ enum Stat : int { kPeak, kTies, kTotal, kMass, kMeanX, kMeanY, kVariance, kStats
 
 // Columns of `measurements` `(B, kMeasurements)`, float64, and of `flags` `(B, kFlags + m)`, int64. ldeq/ops/layout.py
 // says what they hold; a test compares the names.
-enum Measurement : int { kResidual, kNorm, kFirstNorm, kLowest, kLast, kMeasurements };
-enum Flag : int { kStatus, kIterations, kActive, kBest, kMixed, kFlags };
+enum Measurement : int { kResidual, kNorm, kFirstNorm, kLowest, kLast, kMark, kLimit, kMeasurements };
+enum Flag : int { kStatus, kIterations, kActive, kBest, kMixed, kStalled, kFlags };
 enum Status : int64_t { kMaxIter, kConverged, kDiverged, kNonfinite };
 
 // Where the best value of a sample is: a slot of the ring (>= 0), the saved copy, or still the start.
 constexpr int64_t kInSaved = -1, kInStart = -2;
 
 // The constants of ldeq/ops/solve_step, which says where they come from.
-constexpr double kDivergenceFactor = 1e8;
-constexpr double kRestartFactor = 10, kMaxWeightNorm = 1e4;
-constexpr double kPivotFloor = 1e-7, kVanished = 1e-20;
+constexpr double kDivergenceFactor = 1e8, kGrowthPerStep = 4;
+constexpr double kRestartFactor = 10, kStallFactor = 0.3, kMaxWeightRounding = 1e-3;
+constexpr int kStallHistories = 2;
+constexpr double kLeastPivot = 1e-7, kGramRounding = 10;
 
 }  // namespace ldeq

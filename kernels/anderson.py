@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .layout import ACTIVE, FLAGS, LOWEST, MEASUREMENTS, MIXED
-from .sample_state import SAVE_BEST, SUM, decide, measure, measure_batch, padded, sum_tiles
+from .layout import ACTIVE, FLAGS, LOWEST, MARK, MEASUREMENTS, MIXED, STALLED
+from .sample_state import SAVE_BEST, SUM, decide, measure, measure_batch, padded, scale_of, sum_of_squares, sum_tiles
 
 # Arguments that change from step to step are not specialised: each value would be a compilation.
 
@@ -25,10 +25,13 @@ WARPS = 4
 MEASURE_WARPS = 8
 
 # The constants of ldeq/ops/solve_step, which says where they come from.
-_PIVOT_FLOOR = tl.constexpr(1e-7)
-_VANISHED = tl.constexpr(1e-20)
-_MAX_WEIGHT_NORM = tl.constexpr(1e4)
+_LEAST_PIVOT = tl.constexpr(1e-7)
+_GRAM_ROUNDING = tl.constexpr(10.0)
+_MAX_WEIGHT_ROUNDING = tl.constexpr(1e-3)
 _RESTART_FACTOR = tl.constexpr(10.0)
+_STALL_FACTOR = tl.constexpr(0.3)
+_STALL_HISTORIES = tl.constexpr(2)
+_PRECISION = tl.constexpr(2.0**-23)
 
 
 @triton.jit(do_not_specialize=["n", "slot"])
@@ -46,8 +49,8 @@ def anderson_measure(
         new_f = tl.load(f + here, mask=inside, other=0.0).to(tl.float32)
         residual = new_f - tl.load(x + here, mask=inside, other=0.0)
         out = partials + index * columns
-        tl.store(out + n, tl.sum(residual * residual))
-        tl.store(out + n + 1, tl.sum(new_f * new_f))
+        tl.store(out + n, sum_of_squares(residual))
+        tl.store(out + n + 1, sum_of_squares(new_f))
         if MOVES:
             # The Gram matrix is of what the ring holds, or it would not be one; the residual is not rounded.
             stored = residual.to(g.dtype.element_ty)
@@ -57,8 +60,11 @@ def anderson_measure(
             reads = (i < n) & (i != slot) & (tl.load(flag + FLAGS + i, mask=i < n, other=0) != 0)
             rows = g + i.to(tl.int64)[:, None] * stride + here[None, :]
             others = tl.load(rows, mask=reads[:, None] & inside[None, :], other=0.0).to(tl.float32)
-            others = tl.where((i == slot)[:, None], kept_g[None, :], others)
-            tl.store(out + i, tl.sum(others * kept_g[None, :], axis=1), mask=i < n)
+            # With one factor near 1, the products are of the size of the other one.
+            scale, unit = scale_of(residual)
+            products = tl.sum(others * (kept_g * scale)[None, :], axis=1)
+            tl.store(out + i, products.to(tl.float64) * unit, mask=(i < n) & (i != slot))
+            tl.store(out + slot, sum_of_squares(kept_g))
             tl.store(g + slot.to(tl.int64) * stride + here, stored, mask=inside)
 
 
@@ -66,6 +72,113 @@ def anderson_measure(
 def _at(vector, index, i):
     """vector[index], for an index known at run time."""
     return tl.sum(tl.where(i == index, vector, 0.0))
+
+
+@triton.jit
+def _sum_row(rows, tiles, columns, at, used, SUM: tl.constexpr):
+    """The columns `at` of all tiles' partial sums, added up."""
+    row = tl.zeros(at.shape, tl.float64)
+    for start in range(0, tiles, SUM):
+        t = start + tl.arange(0, SUM)
+        part = tl.load(rows + (t * columns)[:, None] + at[None, :], mask=(t < tiles)[:, None] & used[None, :], other=0.0)
+        row += tl.sum(part, axis=0)
+    return row
+
+
+@triton.jit
+def _drops_history(measurement, flag, norm, m):
+    """Whether the history is dropped. Enters what its progress is measured against."""
+    lowest = tl.load(measurement + LOWEST)
+    mark = tl.load(measurement + MARK)
+    advanced = norm <= _STALL_FACTOR * mark
+    stalled = tl.where(advanced, 0, tl.load(flag + STALLED) + 1)
+    drops = ((tl.load(flag + MIXED) != 0) & (norm > _RESTART_FACTOR * lowest)) | (stalled >= _STALL_HISTORIES * m)
+    tl.store(measurement + LOWEST, tl.where(drops | (norm < lowest), norm, lowest))
+    tl.store(measurement + MARK, tl.where(advanced | drops, norm, mark))
+    tl.store(flag + STALLED, tl.where(drops, 0, stalled))
+    return drops
+
+
+@triton.jit
+def _entries(matrix, row_i, row_j, at_i, at_j, m, IS_NEWEST_I: tl.constexpr, IS_NEWEST_J: tl.constexpr):
+    """Entries of the Gram matrix for slots at_i and at_j; the newest pair's, if it is the first of them, from its row."""
+    k = tl.arange(0, at_i.shape[0])
+    a = tl.load(matrix + at_i[:, None] * m + at_j[None, :])
+    if IS_NEWEST_I:
+        a = tl.where((k == 0)[:, None], row_j[None, :], a)
+    if IS_NEWEST_J:
+        a = tl.where((k == 0)[None, :], row_i[:, None], a)
+    return a
+
+
+@triton.jit
+def _mixing_weights(
+    matrix, row, counts, pairs, rows, tiles, columns, m, n, slot, ridge, N: tl.constexpr, SUM: tl.constexpr
+):  # fmt: skip
+    """alpha by age. `row` holds the newest pair's products by age; pairs that take part are the newest ones."""
+    i = tl.arange(0, N)
+    at = (slot - i + n) % n
+    next_at = (slot - i - 1 + 2 * n) % n
+    next_row = _sum_row(rows, tiles, columns, next_at, i + 1 < n, SUM)
+    eye = i[:, None] == i[None, :]
+    inside = i + 1 < pairs
+    both = inside[:, None] & inside[None, :]
+    a = _entries(matrix, row, row, at, at, m, True, True)
+    below = _entries(matrix, next_row, row, next_at, at, m, False, True)
+    beyond = _entries(matrix, row, next_row, at, next_at, m, True, False)
+    last = _entries(matrix, next_row, next_row, next_at, next_at, m, False, False)
+    here = tl.sum(tl.where(eye & counts[:, None], a, 0.0), axis=1)
+    after = tl.sum(tl.where(eye & inside[:, None], last, 0.0), axis=1)
+    shift = tl.where(ridge >= 0, ridge * (tl.sum(here) / pairs), -ridge)
+    # A ridge adds to each pair's own square, that is 2 to a difference's, and takes 1 from its product with the next one's.
+    close = (i[:, None] - i[None, :] == 1) | (i[None, :] - i[:, None] == 1)
+    a = a - below - beyond + last + tl.where(eye, 2.0, tl.where(close, -1.0, 0.0)) * shift
+    a = tl.where(both, a, 0.0)
+    square = tl.sum(tl.where(eye, a, 0.0), axis=1)
+    noise = _GRAM_ROUNDING * _PRECISION * (here + after + 2.0 * shift)
+    free = inside & (square > noise)
+    scale = tl.where(free, 1.0 / tl.sqrt(tl.where(free, square, 1.0)), 0.0)
+    least = tl.maximum(noise * scale * scale, _LEAST_PIVOT)
+    b = tl.where(free, (row - next_row + tl.where(i == 0, shift, 0.0)) * scale, 0.0)
+    a = a * scale[:, None] * scale[None, :]
+    t = scale * _pivoted_solve(a, b, free, least, pairs - 1, N)
+    weights = tl.where(i == 0, 1.0, 0.0) - tl.where(inside, t, 0.0)
+    return weights + tl.sum(tl.where(i[:, None] == i[None, :] + 1, tl.where(inside, t, 0.0)[None, :], 0.0), axis=1)
+
+
+@triton.jit
+def _pivoted_solve(a, b, free, least, count, N: tl.constexpr):
+    """x of a x = b for a matrix of unit diagonal, in the columns that are `free`; 0 for those whose pivot does not exceed
+    `least`. A Cholesky factorisation: column 0 first, then always the largest pivot."""
+    i = tl.arange(0, N)
+    eye = i[:, None] == i[None, :]
+    factor = tl.zeros([N, N], tl.float64)
+    roots = tl.full([N], 1.0, tl.float64)
+    entries = tl.zeros([N], tl.float64)
+    places = tl.full([N], -1, tl.int32)
+    for step in range(count):
+        diagonal = tl.sum(tl.where(eye, a, 0.0), axis=1)
+        score = tl.where(free & (diagonal > least), diagonal, -1.0)
+        score = tl.where(free & (i + step == 0), 2.0, score)
+        highest = tl.max(score)
+        pivot = tl.min(tl.where((score == highest) & (score > 0), i, N))
+        chosen = i == pivot
+        root = tl.sqrt(tl.where(highest > 0, _at(diagonal, pivot, i), 1.0))
+        column = tl.where(free, tl.sum(tl.where(chosen[None, :], a, 0.0), axis=1) / root, 0.0)
+        entry = _at(b, pivot, i) / root
+        b = b - column * entry
+        a = a - column[:, None] * column[None, :]
+        factor = tl.where((i == step)[None, :], column[:, None], factor)
+        free = free & (chosen == 0)
+        roots = tl.where(chosen, root, roots)
+        entries = tl.where(chosen, entry, entries)
+        places = tl.where(chosen, step, places)
+    x = tl.zeros([N], tl.float64)
+    for back in range(count):
+        step = count - 1 - back
+        column = tl.sum(tl.where((i == step)[None, :], factor, 0.0), axis=1)
+        x = tl.where(places == step, (entries - tl.sum(column * x)) / roots, x)
+    return x
 
 
 @triton.jit(do_not_specialize=["batch", "n", "slot"])
@@ -85,60 +198,27 @@ def anderson_decide(
     goes_on = decide(measurements, flags, todo, residuals, batch, width, sample, norm, now, slot, tol, BATCH_STOP, SUM)
     if MOVES:
         if goes_on:
+            # By age: i = 0 is the newest pair, and n more is as much as none.
             i = tl.arange(0, N)
-            row = tl.zeros([N], tl.float64)
-            for start in range(0, tiles, SUM):
-                t = start + tl.arange(0, SUM)
-                part = tl.load(
-                    rows + (t * columns)[:, None] + i[None, :], mask=(t < tiles)[:, None] & (i < n)[None, :], other=0.0
-                )
-                row += tl.sum(part.to(tl.float64), axis=0)
-            counts = tl.load(flag + FLAGS + i, mask=i < n, other=0) != 0
+            at = (slot - i + n) % n
+            used = i < n
+            row = _sum_row(rows, tiles, columns, at, used, SUM)
+            counts = tl.load(flag + FLAGS + at, mask=used, other=0) != 0
             if SAFEGUARDS:
-                low = tl.load(measurement + LOWEST)
-                grown = (tl.load(flag + MIXED) != 0) & (norm > _RESTART_FACTOR * low)
-                counts = counts & (grown == 0)
-                tl.store(measurement + LOWEST, tl.where(grown | (norm < low), norm, low))
-            counts = (counts | (i == slot)) & (i < n)
-            tl.store(flag + FLAGS + i, counts.to(tl.int64), mask=i < n)
-            matrix = gram + sample * m * m
-            both = (i < n)[:, None] & (i < n)[None, :]
-            a = tl.load(matrix + i[:, None] * m + i[None, :], mask=both, other=0.0)
-            a = tl.where((i == slot)[:, None], row[None, :], tl.where((i == slot)[None, :], row[:, None], a))
-            tl.store(matrix + i[:, None] * m + i[None, :], a, mask=both)
-            eye = i[:, None] == i[None, :]
-            a = tl.where(counts[:, None] & counts[None, :], a, 0.0)
-            own = tl.sum(tl.where(eye, a, 0.0), axis=1)
+                counts = counts & (_drops_history(measurement, flag, norm, m) == 0)
+            counts = (counts | (i == 0)) & used
+            tl.store(flag + FLAGS + at, counts.to(tl.int64), mask=used)
             pairs = tl.sum(counts.to(tl.int32))
-            mean = tl.sum(own) / pairs
-            diagonal = own + tl.where(ridge >= 0, ridge * mean, -ridge)
-            diagonal = tl.where(diagonal < _VANISHED * mean, _VANISHED * mean, diagonal)
-            diagonal = tl.where(counts & (diagonal > 0), diagonal, 1.0)
-            scale = 1.0 / tl.sqrt(diagonal)
-            a = tl.where(eye, 1.0, a * scale[:, None] * scale[None, :])
-            b = tl.where(counts, scale, 0.0)
-            # Cholesky, column by column; a becomes the factor in its lower triangle.
-            for k in range(n):
-                column = tl.sum(tl.where((i == k)[None, :], a, 0.0), axis=1)
-                pivot = _at(column, k, i)
-                root = tl.sqrt(tl.where(pivot < _PIVOT_FLOOR, _PIVOT_FLOOR, pivot))
-                below = tl.where(i > k, column / root, 0.0)
-                y = _at(b, k, i) / root
-                b = tl.where(i == k, y, b - below * y)
-                a = tl.where((i == k)[None, :], tl.where(i == k, root, below)[:, None], a - below[:, None] * below[None, :])
-            for back in range(n):
-                k = n - 1 - back
-                line = tl.sum(tl.where((i == k)[:, None], a, 0.0), axis=0)
-                w = _at(b, k, i) / _at(line, k, i)
-                b = tl.where(i == k, w, tl.where(i < k, b - line * w, b))
-            weights = tl.where(counts, scale * b, 0.0)
-            weights = weights / tl.sum(weights)
+            matrix = gram + sample * m * m
+            weights = _mixing_weights(matrix, row, counts, pairs, rows, tiles, columns, m, n, slot, ridge, N, SUM)
+            tl.store(matrix + slot * m + at, row, mask=used)
+            tl.store(matrix + at * m + slot, row, mask=used)
             if SAFEGUARDS:
                 # Also false for a NaN.
-                sane = tl.sqrt(tl.sum(weights * weights)) <= _MAX_WEIGHT_NORM
-                weights = tl.where(sane, weights, tl.where(i == slot, 1.0, 0.0))
+                sane = _PRECISION * tl.sqrt(tl.sum(weights * weights)) <= _MAX_WEIGHT_ROUNDING
+                weights = tl.where(sane, weights, tl.where(i == 0, 1.0, 0.0))
                 tl.store(flag + MIXED, (sane & (pairs > 1)).to(tl.int64))
-            tl.store(alpha + sample * m + i, weights.to(tl.float32), mask=i < n)
+            tl.store(alpha + sample * m + at, weights.to(tl.float32), mask=used)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -201,7 +281,7 @@ def launch_step(
     tiles, width, stride, device = triton.cdiv(size, block), flags.shape[1], batch * size, x.device
     if batch * tiles == 0:
         return
-    partials = torch.empty(batch, tiles, m + 2, dtype=torch.float32, device=device)
+    partials = torch.empty(batch, tiles, m + 2, dtype=torch.float64, device=device)
     alpha = torch.empty(batch, m, dtype=torch.float32, device=device)
     todo = torch.empty(batch, dtype=torch.int32, device=device)
     residuals = torch.empty(batch, dtype=torch.float32, device=device)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .layout import ACTIVE
-from .sample_state import SAVE_BEST, SUM, UNDO, decide, measure, measure_batch, sum_tiles
+from .sample_state import SAVE_BEST, SUM, UNDO, decide, measure, measure_batch, sum_of_squares, sum_tiles
 
 TILE = 1024
 WARPS = 4
@@ -35,8 +35,8 @@ def fixed_point_measure(
     if BATCH_STOP | active:
         new = tl.load(f + here, mask=inside, other=0.0).to(tl.float32)
         g = new - before
-        tl.store(partials + index * 2, tl.sum(g * g))
-        tl.store(partials + index * 2 + 1, tl.sum(new * new))
+        tl.store(partials + index * 2, sum_of_squares(g))
+        tl.store(partials + index * 2 + 1, sum_of_squares(new))
         # For the mean of the batch, a sample that has stopped is measured all the same; it stays where it is.
         after = tl.where(active, tl.where(beta == 1.0, new, before + beta * g), before)
     if MOVES:
@@ -101,7 +101,7 @@ def launch_step(
     tiles, width, device = triton.cdiv(size, TILE), flags.shape[1], x.device
     if batch * tiles == 0:
         return
-    partials = torch.empty(batch, tiles, 2, dtype=torch.float32, device=device)
+    partials = torch.empty(batch, tiles, 2, dtype=torch.float64, device=device)
     todo = torch.empty(batch, dtype=torch.int32, device=device)
     residuals = torch.empty(batch, dtype=torch.float32, device=device)
     moves, cast = x_next is not None, x_next is not None and x_cast is not None

@@ -8,7 +8,9 @@ NORM = tl.constexpr(1)
 FIRST_NORM = tl.constexpr(2)
 LOWEST = tl.constexpr(3)
 LAST = tl.constexpr(4)
-MEASUREMENTS = tl.constexpr(5)
+MARK = tl.constexpr(5)
+LIMIT = tl.constexpr(6)
+MEASUREMENTS = tl.constexpr(7)
 
 # `flags` `(B, FLAGS + m)`, int64.
 STATUS = tl.constexpr(0)
@@ -16,7 +18,8 @@ ITERATIONS = tl.constexpr(1)
 ACTIVE = tl.constexpr(2)
 BEST = tl.constexpr(3)
 MIXED = tl.constexpr(4)
-FLAGS = tl.constexpr(5)
+STALLED = tl.constexpr(5)
+FLAGS = tl.constexpr(6)
 
 # Statuses.
 CONVERGED = tl.constexpr(1)

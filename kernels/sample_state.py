@@ -21,6 +21,7 @@ from .layout import (
     IN_START,
     ITERATIONS,
     LAST,
+    LIMIT,
     MEASUREMENTS,
     NONFINITE,
     NORM,
@@ -29,8 +30,11 @@ from .layout import (
 )
 
 _LARGEST = tl.constexpr(3.4028234663852886e38)
-_SMALLEST = tl.constexpr(1.1754943508222875e-38)
+_SMALLEST = tl.constexpr(2.2250738585072014e-308)
 _DIVERGENCE_FACTOR = tl.constexpr(1e8)
+_GROWTH_PER_STEP = tl.constexpr(4.0)
+_LARGE = tl.constexpr(2.0**120)
+_SMALL = tl.constexpr(2.0**-120)
 
 # What `decide` leaves to do: save the best value, which is evicted now, and undo the move of a sample that has just stopped.
 SAVE_BEST = tl.constexpr(1)
@@ -41,26 +45,44 @@ SUM = 64
 
 
 @triton.jit
+def scale_of(values):
+    """A power of two that brings the largest of `values`, float32, near 1, so that their squares neither overflow nor vanish;
+    and its inverse in float64. By their bits: nothing is rounded, and a division in float64 would take stack."""
+    largest = tl.max(tl.abs(values))
+    inside = tl.where(largest >= _LARGE, _LARGE, tl.where(largest > _SMALL, largest, _SMALL))
+    exponent = inside.to(tl.int32, bitcast=True) & 0x7F800000
+    scale = (0x7F000000 - exponent).to(tl.float32, bitcast=True)
+    return scale, exponent.to(tl.float32, bitcast=True).to(tl.float64)
+
+
+@triton.jit
+def sum_of_squares(values):
+    """In float64; the sum itself in float32, of the values near 1."""
+    scale, unit = scale_of(values)
+    scaled = values * scale
+    return tl.sum(scaled * scaled).to(tl.float64) * (unit * unit)
+
+
+@triton.jit
 def sum_tiles(partials, tiles, columns, column, SUM: tl.constexpr):
     """One column of `partials` `(tiles, columns)` in float64 and in fixed order."""
     total = tl.zeros([SUM], tl.float64)
     for start in range(0, tiles, SUM):
         t = start + tl.arange(0, SUM)
-        total += tl.load(partials + t * columns + column, mask=t < tiles, other=0.0).to(tl.float64)
+        total += tl.load(partials + t * columns + column, mask=t < tiles, other=0.0)
     return tl.sum(total)
 
 
 @triton.jit
 def measure(squared_g, squared_f, RELATIVE: tl.constexpr):
-    """(||g||, residual), float32."""
-    norm = tl.sqrt(squared_g).to(tl.float32)
+    """||g|| in float64, and the residual in float32."""
+    norm = tl.sqrt(squared_g)
     residual = norm
     if RELATIVE:
         # An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
-        size_f = tl.sqrt(squared_f).to(tl.float32)
+        size_f = tl.sqrt(squared_f)
         residual = norm / tl.where(size_f < _SMALLEST, _SMALLEST, size_f)
-        residual = tl.where(residual > _LARGEST, _LARGEST, residual)
-    return norm, residual
+    return norm, tl.where(residual > _LARGEST, _LARGEST, residual).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["first"])
@@ -104,8 +126,9 @@ def decide(
     flag = flags + sample * width
     active = tl.load(flag + ACTIVE) != 0
     iterations = tl.load(flag + ITERATIONS)
-    finite = (residual <= _LARGEST) & (norm <= _LARGEST)
-    first = tl.where(iterations == 0, norm.to(tl.float64), tl.load(measurement + FIRST_NORM))
+    finite = (residual <= _LARGEST) & (norm < float("inf"))
+    first = tl.where(iterations == 0, norm, tl.load(measurement + FIRST_NORM))
+    limit = tl.load(measurement + LIMIT)
     best = tl.load(measurement + RESIDUAL)
     place = tl.load(flag + BEST)
     better = active & finite & (residual < best)
@@ -114,7 +137,8 @@ def decide(
     converged = finite & (residual <= tol)
     if BATCH_STOP:
         converged = mean_residual(residuals, batch, SUM) <= tol
-    diverged = finite & (norm > _DIVERGENCE_FACTOR * first)
+    diverged = finite & (norm > limit)
+    raised = tl.maximum(_DIVERGENCE_FACTOR * first, tl.minimum(_GROWTH_PER_STEP * limit, _DIVERGENCE_FACTOR * norm))
     status = tl.where(converged, CONVERGED, tl.load(flag + STATUS))
     status = tl.where(diverged, DIVERGED, status)
     status = tl.where(finite, status, NONFINITE)
@@ -124,6 +148,7 @@ def decide(
     tl.store(measurement + NORM, tl.where(better, norm, tl.load(measurement + NORM)))
     tl.store(measurement + FIRST_NORM, first)
     tl.store(measurement + LAST, tl.where(active, residual, tl.load(measurement + LAST)))
+    tl.store(measurement + LIMIT, tl.where(active & finite, raised, limit))
     tl.store(flag + STATUS, tl.where(active, status, tl.load(flag + STATUS)))
     tl.store(flag + ITERATIONS, iterations + active.to(tl.int64))
     tl.store(flag + ACTIVE, goes_on.to(tl.int64))

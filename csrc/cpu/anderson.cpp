@@ -90,19 +90,28 @@ Mixture mixture_of(const Step& s, int64_t b, const double* sums, double norm) {
   gram[s.slot * s.m + s.slot] = sums[2];
   for (int k = 0; k < older; ++k) gram[s.slot * s.m + slots[k]] = gram[slots[k] * s.m + s.slot] = sums[3 + k];
   if (s.safeguards) {
-    const bool grown = flags[kMixed] && norm > kRestartFactor * measurements[kLowest];
-    if (grown) std::fill(valid, valid + s.m, 0);
-    measurements[kLowest] = grown ? norm : std::min(norm, measurements[kLowest]);
+    const bool advanced = norm <= kStallFactor * measurements[kMark];
+    flags[kStalled] = advanced ? 0 : flags[kStalled] + 1;
+    const bool drops = (flags[kMixed] && norm > kRestartFactor * measurements[kLowest]) || flags[kStalled] >= kStallHistories * s.m;
+    if (drops) {
+      std::fill(valid, valid + s.m, 0);
+      flags[kStalled] = 0;
+    }
+    measurements[kLowest] = drops ? norm : std::min(norm, measurements[kLowest]);
+    if (advanced || drops) measurements[kMark] = norm;
   }
   valid[s.slot] = 1;
   Mixture mix;
-  for (int k = 0; k < s.n; ++k)
-    if (valid[k]) mix.slots[mix.n++] = k;
-  mixing_weights(gram, s.m, mix.slots, mix.n, s.ridge, mix.alpha);
+  for (int age = 0; age < s.n; ++age) {
+    const int slot = (s.slot - age + s.n) % s.n;
+    if (valid[slot]) mix.slots[mix.n++] = slot;
+  }
+  const double precision = s.work == Type::f64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+  mixing_weights(gram, s.m, mix.slots, mix.n, s.ridge, precision, mix.alpha);
   if (s.safeguards) {
     double square = 0;
     for (int k = 0; k < mix.n; ++k) square += mix.alpha[k] * mix.alpha[k];
-    const bool sane = std::sqrt(square) <= kMaxWeightNorm;  // false for NaN
+    const bool sane = precision * std::sqrt(square) <= kMaxWeightRounding;  // false for NaN
     flags[kMixed] = sane && mix.n > 1;
     if (!sane) {
       mix.n = 1;

@@ -12,10 +12,28 @@ constexpr int64_t kBlock = 1024;
 template <typename State>
 using Work = typename Traits<State>::Acc;
 
-// Products of b with several a, added to `sums`. Side by side, the a hide each other's latency: the prefetcher of the hardware
-// starts anew on every page, and a block is one. So do the terms of pass 2; with m = 6 each pass goes over its memory once.
+// A sum of products in float64, whatever the vectors are of: squares of float overflow beyond 1e19, and vanish below 1e-23. The
+// halves of a vector go to sums of their own.
+template <typename Vec>
+struct ProductSum {
+  Doubles low = {}, high = {};
+
+  LDEQ_INLINE_METHOD void add(Vec a, Vec b) {
+    if constexpr (sizeof(a[0]) == sizeof(double)) {
+      low += a * b;
+    } else {
+      low += low_half(a) * low_half(b);
+      high += high_half(a) * high_half(b);
+    }
+  }
+  LDEQ_INLINE_METHOD double total() const { return sum(low + high); }
+};
+
+// Products of b with several a, added to `sums` times `unit`. Side by side, the a hide each other's latency: the prefetcher of the
+// hardware starts anew on every page, and a block is one. So do the terms of pass 2; with m = 6 each pass goes over its memory once.
 template <typename G, int kAtOnce>
-LDEQ_INLINE void dots(const void* const* others, int64_t start, const typename Traits<G>::Acc* b, int64_t count, double* sums) {
+LDEQ_INLINE void dots(const void* const* others, int64_t start, const typename Traits<G>::Acc* b, int64_t count, double unit,
+                      double* sums) {
   using Vec = typename Traits<G>::Vec;
   constexpr int64_t L = Traits<G>::lanes;
   const G* a[kAtOnce];
@@ -34,7 +52,24 @@ LDEQ_INLINE void dots(const void* const* others, int64_t start, const typename T
     // b is padded with zeros up to a whole vector; a is not.
     for (int k = 0; k < kAtOnce; ++k) even[k] += (n >= L ? load(a[k] + i) : load_part(a[k] + i, n, 0)) * load(b + i);
   }
-  for (int k = 0; k < kAtOnce; ++k) sums[k] += sum(even[k] + odd[k]);
+  for (int k = 0; k < kAtOnce; ++k) sums[k] += unit * sum(even[k] + odd[k]);
+}
+
+// Brings the `count` numbers of b, the sum of whose squares is `square`, near 1 if they are so large or small that float could not
+// hold their products, and returns the unit they are then in: a power of two, so that nothing is rounded. The products with the
+// older g need not be taken in float64 then, which would cost an Anderson step 7 % of its time.
+template <typename W>
+LDEQ_INLINE double normalise(W* b, int64_t count, double square) {
+  if (sizeof(W) == sizeof(double)) return 1;
+  const double mean = square / (double)count;
+  if (!(mean > 0) || !(mean <= 0x1p256) || (mean >= 0x1p-80 && mean <= 0x1p80)) return 1;
+  double unit = 1;
+  while (mean < unit * unit && unit > 0x1p-120) unit *= 0.5;
+  while (mean > unit * unit) unit *= 2;
+  constexpr int64_t L = Traits<W>::lanes;
+  const typename Traits<W>::Vec factor = typename Traits<W>::Vec{} + (W)(1 / unit);
+  for (int64_t i = 0; i < count; i += L) store(b + i, load(b + i) * factor);
+  return unit;
 }
 
 // Pass 1: g = f - x, its store, its products with the older g, and the norms of f and g.
@@ -51,13 +86,13 @@ static void measure_of(const Tile& t) {
   for (int64_t start = 0; start < t.count; start += kBlock) {
     const int64_t count = t.count - start < kBlock ? t.count - start : kBlock;
     W fresh[kBlock];  // the newest g as it is stored
-    Vec gg = {}, ff = {}, stored = {};
+    ProductSum<Vec> gg, ff, stored;
     auto step = [&](int64_t i, int64_t n) __attribute__((always_inline)) {
       const Vec fv = n >= L ? load(f + start + i) : load_part(f + start + i, n, 0);
       const Vec xv = n >= L ? load(x + start + i) : load_part(x + start + i, n, 0);
       Vec gv = fv - xv;
-      gg += gv * gv;
-      ff += fv * fv;
+      gg.add(gv, gv);
+      ff.add(fv, fv);
       if (g) {
         if (n >= L)
           store(g + start + i, gv);
@@ -68,7 +103,7 @@ static void measure_of(const Tile& t) {
           G rounded[L];
           store(rounded, gv);
           gv = load(rounded);
-          stored += gv * gv;
+          stored.add(gv, gv);
         }
         store(fresh + i, gv);
       }
@@ -76,18 +111,20 @@ static void measure_of(const Tile& t) {
     int64_t i = 0;
     for (; i + L <= count; i += L) step(i, L);
     if (i < count) step(i, count - i);
-    t.sums[0] += sum(gg);
-    t.sums[1] += sum(ff);
-    t.sums[2] += sizeof(G) != sizeof(W) ? sum(stored) : sum(gg);
+    t.sums[0] += gg.total();
+    t.sums[1] += ff.total();
+    const double square = sizeof(G) != sizeof(W) ? stored.total() : gg.total();
+    t.sums[2] += square;
     if (g) {
       double* const products = t.sums + 3;
+      const double unit = normalise(fresh, count, square);
       int k = 0;
-      for (; k + 5 <= t.n; k += 5) dots<G, 5>(t.others + k, start, fresh, count, products + k);
+      for (; k + 5 <= t.n; k += 5) dots<G, 5>(t.others + k, start, fresh, count, unit, products + k);
       switch (t.n - k) {
-        case 4: dots<G, 4>(t.others + k, start, fresh, count, products + k); break;
-        case 3: dots<G, 3>(t.others + k, start, fresh, count, products + k); break;
-        case 2: dots<G, 2>(t.others + k, start, fresh, count, products + k); break;
-        case 1: dots<G, 1>(t.others + k, start, fresh, count, products + k);
+        case 4: dots<G, 4>(t.others + k, start, fresh, count, unit, products + k); break;
+        case 3: dots<G, 3>(t.others + k, start, fresh, count, unit, products + k); break;
+        case 2: dots<G, 2>(t.others + k, start, fresh, count, unit, products + k); break;
+        case 1: dots<G, 1>(t.others + k, start, fresh, count, unit, products + k);
       }
     }
   }
@@ -162,6 +199,29 @@ static void mix_of(const Tile& t) {
     mix_with<State, G, false>(t);
 }
 
+// Whether sums of squares in the vectors' own type are right to rounding: nothing that counts vanished, and nothing overflowed.
+template <typename W>
+LDEQ_INLINE bool squares_fit(double sum) {
+  return sizeof(W) == sizeof(double) || (sum >= 1e-25 && sum <= 1e37);
+}
+
+// |f - x|^2 and |f|^2 of one block, added to `sums`, in float64.
+template <typename State>
+static void add_wide_squares(const State* f, const Work<State>* x, int64_t count, double* sums) {
+  using Vec = typename Traits<State>::Vec;
+  constexpr int64_t L = Traits<State>::lanes;
+  ProductSum<Vec> gg, ff;
+  for (int64_t i = 0; i < count; i += L) {
+    const int64_t n = count - i;
+    const Vec xv = n >= L ? load(x + i) : load_part(x + i, n, 0);
+    const Vec fv = n >= L ? load(f + i) : load_part(f + i, n, 0);
+    gg.add(fv - xv, fv - xv);
+    ff.add(fv, fv);
+  }
+  sums[0] += gg.total();
+  sums[1] += ff.total();
+}
+
 // Fixed-point step: the norms, and x + beta (f - x), from one reading. Without f, x_next is x.
 template <typename State>
 static void move_of(const Tile& t) {
@@ -184,8 +244,13 @@ static void move_of(const Tile& t) {
       ff += fv * fv;
       if (t.x_next) put<State>(t, start + i, t.damping != 0 ? xv + beta * gv : fv, n);
     }
-    t.sums[0] += sum(gg);
-    t.sums[1] += sum(ff);
+    const double square = sum(gg), size = sum(ff);
+    if (f && !(squares_fit<W>(square) && squares_fit<W>(size))) {
+      add_wide_squares(f + start, x + start, count, t.sums);
+    } else {
+      t.sums[0] += square;
+      t.sums[1] += size;
+    }
   }
 }
 

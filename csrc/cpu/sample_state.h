@@ -26,6 +26,7 @@ struct Stop {
   bool relative, batch;
 };
 
+// The residual is rounded to the precision of the state, so that comparisons come out as in the reference.
 struct Measured {
   double norm, residual;
   bool finite() const { return std::isfinite(norm) && std::isfinite(residual); }
@@ -38,21 +39,12 @@ inline const char* at(const void* base, int64_t elements, Type type) {
   return static_cast<const char*>(base) + elements * bytes_of(type);
 }
 
-// Norm and residual in the precision of the state, so that the comparisons come out as in the reference.
-template <typename W>
-Measured measure_in(double gg, double ff, bool relative) {
-  const W norm = (W)std::sqrt(gg);
-  W residual = norm;
-  if (relative) {
-    const W size = (W)std::sqrt(ff);
-    residual = norm / (size < std::numeric_limits<W>::min() ? std::numeric_limits<W>::min() : size);
-    if (residual > std::numeric_limits<W>::max()) residual = std::numeric_limits<W>::max();
-  }
-  return {(double)norm, (double)residual};
-}
-
 inline Measured measure(Type state, double gg, double ff, bool relative) {
-  return state == Type::f64 ? measure_in<double>(gg, ff, relative) : measure_in<float>(gg, ff, relative);
+  const double norm = std::sqrt(gg), size = std::sqrt(ff), least = std::numeric_limits<double>::min();
+  const double residual = relative ? norm / (size < least ? least : size) : norm;
+  if (state == Type::f64) return {norm, std::min(residual, std::numeric_limits<double>::max())};
+  const double largest = std::numeric_limits<float>::max();
+  return {norm, residual > largest ? largest : (double)(float)residual};
 }
 
 // Copies `rows` rows of `bytes`; `ends` maps a row to (to, from). One core alone cannot fill the memory's bandwidth.
@@ -89,8 +81,8 @@ struct Evicted {
 // Takes in one evaluation of sample b; afterwards flags[kActive] says whether it goes on. `evicted` is still to be copied.
 inline void decide(int64_t b, double* measurements, int64_t* flags, const Measured& now, int64_t slot, bool batch_converged,
                    const Stop& stop, Evicted& evicted) {
-  if (flags[kIterations] == 0) measurements[kFirstNorm] = now.norm;
   const bool active = flags[kActive] != 0, finite = now.finite();
+  if (flags[kIterations] == 0) measurements[kFirstNorm] = now.norm;
   const bool better = active && finite && now.residual < measurements[kResidual];
   if (better) {
     measurements[kResidual] = now.residual;
@@ -103,10 +95,14 @@ inline void decide(int64_t b, double* measurements, int64_t* flags, const Measur
     flags[kBest] = kInSaved;
   }
   if (!active) return;
+  const bool diverged = finite && now.norm > measurements[kLimit];
+  if (finite) {
+    const double raised = std::min(kGrowthPerStep * measurements[kLimit], kDivergenceFactor * now.norm);
+    measurements[kLimit] = std::max(kDivergenceFactor * measurements[kFirstNorm], raised);
+  }
   flags[kIterations] += 1;
   measurements[kLast] = now.residual;
   const bool converged = stop.batch ? batch_converged : finite && now.residual <= stop.tol;
-  const bool diverged = finite && now.norm > kDivergenceFactor * measurements[kFirstNorm];
   if (converged) flags[kStatus] = kConverged;
   if (diverged) flags[kStatus] = kDiverged;
   if (!finite) flags[kStatus] = kNonfinite;

@@ -22,6 +22,7 @@
 namespace ldeq::cpu::LDEQ_ISA {
 
 #define LDEQ_INLINE static inline __attribute__((always_inline))
+#define LDEQ_INLINE_METHOD inline __attribute__((always_inline))
 
 typedef float Floats __attribute__((vector_size(LDEQ_BYTES)));
 typedef double Doubles __attribute__((vector_size(LDEQ_BYTES)));
@@ -93,6 +94,26 @@ LDEQ_INLINE Halves narrow(const Fp16*, Floats v) {
   return __builtin_convertvector((finite & ~nan) | (0x7e00u & nan) | sign, Halves);
 }
 
+// The halves of a vector in float64.
+LDEQ_INLINE Doubles low_half(Floats v) {
+#if LDEQ_BYTES == 64
+  return (Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+#elif LDEQ_BYTES == 32
+  return (Doubles)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+#else
+  return Doubles{v[0], v[1]};
+#endif
+}
+LDEQ_INLINE Doubles high_half(Floats v) {
+#if LDEQ_BYTES == 64
+  return (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+#elif LDEQ_BYTES == 32
+  return (Doubles)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+#else
+  return Doubles{v[2], v[3]};
+#endif
+}
+
 // --- loads and stores, whole and partial (the rest is filled) --------------------------------------------------------
 
 LDEQ_INLINE Floats load(const float* p) {
@@ -150,8 +171,7 @@ LDEQ_INLINE double sum(Doubles v) {
   return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
 }
 LDEQ_INLINE double sum(Floats v) {
-  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-  return sum((Doubles)low + (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)));
+  return sum(low_half(v) + high_half(v));
 }
 #elif LDEQ_BYTES == 32
 LDEQ_INLINE double sum(Doubles v) {
@@ -159,8 +179,7 @@ LDEQ_INLINE double sum(Doubles v) {
   return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
 }
 LDEQ_INLINE double sum(Floats v) {
-  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
-  return sum((Doubles)low + (Doubles)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)));
+  return sum(low_half(v) + high_half(v));
 }
 #else
 LDEQ_INLINE double sum(Doubles v) {

@@ -32,6 +32,8 @@ struct AndersonStep {
 constexpr int kStepThreads = 256;
 constexpr int kStepRounds = 2;
 constexpr int kRows = 8;
+// The largest factor that brings a residual near 1; its inverse is the smallest.
+constexpr double kLargestScale = 1e36;
 
 // Elements of a tile. A function of kVec alone, see above.
 template <int kVec>
@@ -52,8 +54,10 @@ __device__ __forceinline__ void load_rows(P* const (&list)[kMaxHistory], uint32_
 template <typename F, typename G, int kN, int kVec>
 __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_measure(const AndersonStep<F, G> p) {
   using A = Accumulate<F>;
-  constexpr int kSums = kN + kGramColumns;
-  using Shared = WarpSums<A, kStepThreads, kSums>;
+  struct Shared {
+    WarpSums<double, kStepThreads, kGramColumns> squares;
+    WarpSums<A, kStepThreads, kN> products;
+  };
   LDEQ_SHARED(Shared, shared);
   const SampleState& samples = p.decision.samples;
   const int64_t sample = blockIdx.x / p.decision.tiles;
@@ -66,16 +70,21 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_me
   for (int k = 0; k < kN; ++k) {
     if (k < p.decision.n && k != samples.slot && flags[kFlags + k] != 0) older |= 1u << k;
   }
-  A sums[kSums];
+  // Squares of float overflow beyond 1e19 and vanish below 1e-23: these are added up in float64. Products have one factor in the unit
+  // of the best g so far, which costs fewer registers.
+  double squares[kGramColumns] = {0, 0, 0};
+  A products[kN];
 #pragma unroll
-  for (int c = 0; c < kSums; ++c) sums[c] = 0;
+  for (int c = 0; c < kN; ++c) products[c] = 0;
+  const double norm = samples.measurements[sample * kMeasurements + kNorm];
+  const A scale = static_cast<A>(norm > kLargestScale ? 1.0 : norm < 1 / kLargestScale ? kLargestScale : 1 / norm);
 
 #pragma unroll 1
   for (int round = 0; round < kStepRounds; ++round) {
     const int64_t first = int64_t{tile} * kTile<kVec> + (round * kStepThreads + static_cast<int>(threadIdx.x)) * kVec;
     if (first >= p.size) break;
     const int64_t at = sample * p.size + first;
-    A f[kVec], x[kVec], g[kVec], others[kRows][kVec];
+    A f[kVec], x[kVec], g[kVec], scaled[kVec], others[kRows][kVec];
     load<kVec>(p.f_new + at, f);
     load<kVec>(p.x + at, x);
     // Eight rows of the history at a time: all are asked for before the first is used, and registers do not run out.
@@ -83,11 +92,12 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_me
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       g[j] = f[j] - x[j];
-      sums[0] += g[j] * g[j];
-      sums[1] += f[j] * f[j];
+      squares[0] += squared(g[j]);
+      squares[1] += squared(f[j]);
       // The Gram matrix is of what the ring holds, or it would not be one; the residual is not rounded.
       g[j] = Element<G>::load(Element<G>::store(g[j]));
-      sums[2] += g[j] * g[j];
+      squares[2] += squared(g[j]);
+      scaled[j] = g[j] * scale;
     }
 #pragma unroll
     for (int start = 0; start < kN; start += kRows) {
@@ -96,14 +106,17 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_me
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
 #pragma unroll
-        for (int j = 0; j < kVec; ++j) sums[kGramColumns + start + i] += others[i][j] * g[j];
+        for (int j = 0; j < kVec; ++j) products[start + i] += others[i][j] * scaled[j];
       }
     }
     // Last: the compiler moves no read before a write.
     if (mixes) store<kVec>(p.g_new + at, g);
   }
-  A* const partials = p.decision.partials + sample * p.decision.columns * p.decision.tiles + tile;
-  sum_columns<kStepThreads>(sums, shared.at, partials, p.decision.columns, p.decision.tiles);
+  const int tiles = p.decision.tiles, columns = p.decision.columns, squared_columns = columns < kGramColumns ? columns : kGramColumns;
+  double* const partials = p.decision.partials + sample * columns * tiles + tile;
+  sum_columns<kStepThreads>(squares, shared.squares.at, partials, squared_columns, tiles);
+  sum_columns<kStepThreads>(products, shared.products.at, partials + int64_t{squared_columns} * tiles, columns - squared_columns, tiles,
+                            1 / static_cast<double>(scale));
 }
 
 template <typename A, int kN, int kCount, int kVec>

@@ -58,17 +58,23 @@ __device__ __forceinline__ void reduce_block(A (&values)[kCount], Op op, Exchang
   }
 }
 
+// In float64, which the square of any float fits.
+template <typename A>
+__device__ __forceinline__ double squared(A value) {
+  return static_cast<double>(value) * static_cast<double>(value);
+}
+
 // Shared memory of `sum_columns`.
 template <typename A, int kThreads, int kCount>
 struct WarpSums {
   A at[kCount][kThreads / kWarp];
 };
 
-// Adds up each of kCount values over the block, and writes the first `columns` sums to `to`, `stride` apart. A thread a column, so that
-// many sums cost few registers.
+// Adds up each of kCount values over the block, and writes the first `columns` sums to `to`, `stride` apart, times `unit`. A thread a
+// column, so that many sums cost few registers.
 template <int kThreads, typename A, int kCount>
-__device__ __forceinline__ void sum_columns(const A (&values)[kCount], A (&shared)[kCount][kThreads / kWarp], A* to, int columns,
-                                            int64_t stride) {
+__device__ __forceinline__ void sum_columns(const A (&values)[kCount], A (&shared)[kCount][kThreads / kWarp], double* to, int columns,
+                                            int64_t stride, double unit = 1) {
   static_assert(kThreads % kWarp == 0 && kThreads >= kCount, "whole warps, and a thread a column");
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, column = threadIdx.x;
 #pragma unroll
@@ -81,7 +87,7 @@ __device__ __forceinline__ void sum_columns(const A (&values)[kCount], A (&share
   A total = shared[column][0];
 #pragma unroll
   for (int w = 1; w < kThreads / kWarp; ++w) total += shared[column][w];
-  to[column * stride] = total;
+  to[column * stride] = unit * static_cast<double>(total);
 }
 
 }  // namespace ldeq

@@ -10,7 +10,7 @@ namespace ldeq {
 template <typename A>
 struct Decision {
   SampleState samples;
-  A* partials;     // (batch, columns, tiles): |g|^2, |f|^2 and, for mixing, |stored g|^2 and <g, g_i> for each of n slots
+  double* partials;  // (batch, columns, tiles): |g|^2, |f|^2 and, for mixing, |stored g|^2 and <g, g_i> for each of n slots
   int columns, tiles;
   int* todo;       // (batch), see `Todo`
   // Mixing alone:
@@ -25,9 +25,10 @@ struct Decision {
 constexpr int kDecideThreads = 320;
 constexpr int kNormColumns = 2, kGramColumns = 3;
 
+// By age, newest first: `products` are those of the differences of pairs that follow each other.
 struct WeightsShared {
-  double a[kMaxHistory][kMaxHistory + 1];  // padded: lanes read down a column
-  double b[kMaxHistory];
+  double products[kMaxHistory][kMaxHistory + 1];  // padded: lanes read down a column
+  double columns[kMaxHistory][kMaxHistory];       // of the factor, in the order of its pivots
   double scale[kMaxHistory];
 };
 
@@ -37,79 +38,121 @@ struct DecideShared {
   WeightsShared weights;
 };
 
-// Solves a x = b in shared memory for a matrix of unit diagonal, of which the lower triangle is read; lane i holds row i. The
-// factor's diagonal is kept as its inverse: divisions in float64 are what this kernel would wait for.
-__device__ inline void cholesky_solve(WeightsShared& s, int n, int lane) {
-  for (int k = 0; k < n; ++k) {
-    const double pivot = s.a[k][k];
-    const double scale = rsqrt(pivot < kPivotFloor ? kPivotFloor : pivot);
-    const double y = s.b[k] * scale;
-    __syncwarp();
-    if (lane == k) {
-      s.a[k][k] = scale;
-      s.b[k] = y;
-    } else if (lane > k && lane < n) {
-      s.a[lane][k] *= scale;
-      s.b[lane] -= s.a[lane][k] * y;
+// The value of one lane, for all of them.
+__device__ inline double broadcast(double value, int from, int lane) { return reduce_warp(lane == from ? value : 0.0, Sum()); }
+
+// x of a x = b for a matrix of unit diagonal in `s.products`, in the columns that are `free`; lane i holds row i and entry i of b and
+// x. A Cholesky factorisation: column 0 first, then always the largest pivot. x is 0 for columns whose pivot does not exceed `least`.
+__device__ inline double pivoted_solve(WeightsShared& s, double b, bool free, double least, int count, int lane) {
+  const bool inside = lane < count;
+  int step = 0, place = -1;  // where this lane's column came in the order of pivots
+  double y = 0, root = 1;    // of this lane's own pivot, the root as its inverse
+  for (; step < count; ++step) {
+    const double diagonal = inside ? s.products[lane][lane] : 0.0;
+    double score = free && diagonal > least ? diagonal : -1.0;
+    if (step == 0 && lane == 0 && free) score = 2;
+    const double highest = reduce_warp(score, Max());
+    if (!(highest > 0)) break;
+    const uint32_t highs = reduce_warp(score == highest ? 1u << lane : 0u, Sum());
+    const int pivot = __popc((highs & (0u - highs)) - 1);
+    const double inverse = rsqrt(broadcast(diagonal, pivot, lane));
+    const double column = free ? s.products[lane][pivot] * inverse : 0.0;
+    const double entry = broadcast(b, pivot, lane) * inverse;
+    b -= column * entry;
+    if (inside) s.columns[step][lane] = column;
+    if (lane == pivot) {
+      free = false;
+      place = step;
+      y = entry;
+      root = inverse;
     }
     __syncwarp();
-    if (lane > k && lane < n) {
-      for (int j = k + 1; j <= lane; ++j) s.a[lane][j] -= s.a[lane][k] * s.a[j][k];
+    if (inside) {
+      for (int j = 0; j < count; ++j) s.products[lane][j] -= column * s.columns[step][j];
     }
-    __syncwarp();
   }
-  for (int k = n - 1; k >= 0; --k) {
-    const double x = s.b[k] * s.a[k][k];
-    __syncwarp();
-    if (lane == k) s.b[k] = x;
-    if (lane < k) s.b[lane] -= s.a[k][lane] * x;
-    __syncwarp();
+  double x = 0;
+  while (--step >= 0) {
+    const double known = reduce_warp(inside ? s.columns[step][lane] * x : 0.0, Sum());
+    if (place == step) x = (y - known) * root;
   }
+  return x;
 }
 
-// Drops the history where a mixed step led astray, enters the newest row of the Gram matrix and writes alpha; all lanes of a warp.
+// Whether the history of a sample is dropped; all lanes of a warp. Enters what its progress is measured against.
+__device__ inline bool drops_history(const SampleState& p, int64_t sample, double norm, int lane) {
+  double* const measurements = p.measurements + sample * kMeasurements;
+  int64_t* const flags = p.flags_of(sample);
+  const double lowest = measurements[kLowest];
+  const bool advanced = norm <= kStallFactor * measurements[kMark];
+  const int64_t stalled = advanced ? 0 : flags[kStalled] + 1;
+  const bool drops = (flags[kMixed] != 0 && norm > kRestartFactor * lowest) || stalled >= kStallHistories * p.m;
+  __syncwarp();
+  if (lane == 0) {
+    measurements[kLowest] = drops || norm < lowest ? norm : lowest;
+    if (advanced || drops) measurements[kMark] = norm;
+    flags[kStalled] = drops ? 0 : stalled;
+  }
+  return drops;
+}
+
+// Enters the newest row of the Gram matrix, drops the history if it leads nowhere, and writes alpha; all lanes of a warp, lane i for
+// the pair of age i.
 template <typename A>
 __device__ inline void mixing_weights(const Decision<A>& p, int64_t sample, double norm, const double* totals, WeightsShared& s) {
-  const int lane = threadIdx.x % kWarp, m = p.samples.m, slot = p.samples.slot, n = p.n;
-  double* const lowest = p.samples.measurements + sample * kMeasurements + kLowest;
+  const int lane = threadIdx.x % kWarp, m = p.samples.m, n = p.n;
+  const auto slot_of = [&](int age) { return (p.samples.slot - age + n) % n; };
   int64_t* const flags = p.samples.flags_of(sample);
   double* const gram = p.gram + sample * m * m;
-  const bool newest = lane == slot, older = lane < n && !newest && flags[kFlags + lane] != 0;
+  const int slot = lane < n ? slot_of(lane) : 0;
+  const bool newest = lane == 0, older = lane < n && !newest && flags[kFlags + slot] != 0;
   if (newest) gram[slot * m + slot] = totals[2];
-  if (older) gram[slot * m + lane] = gram[lane * m + slot] = totals[kGramColumns + lane];
-  const bool grown = p.safeguards && flags[kMixed] != 0 && norm > kRestartFactor * *lowest;
+  if (older) gram[p.samples.slot * m + slot] = gram[slot * m + p.samples.slot] = totals[kGramColumns + slot];
+  const bool drops = p.safeguards && drops_history(p.samples, sample, norm, lane);
+  const bool mine = newest || (older && !drops);
+  if (lane < n) flags[kFlags + slot] = mine;
+  // The pairs that take part are the newest ones.
+  const int pairs = __popc(reduce_warp(mine ? 1u << lane : 0u, Sum()));
   __syncwarp();
-  if (p.safeguards && lane == 0) *lowest = grown || norm < *lowest ? norm : *lowest;
-  const bool mine = newest || (older && !grown);
-  if (lane < m && (grown || newest)) flags[kFlags + lane] = mine;
-  const uint32_t counts = reduce_warp(mine ? 1u << lane : 0u, Sum());
-  const int pairs = __popc(counts);
 
-  const double own = mine ? gram[lane * m + lane] : 0.0;
+  const double own = mine ? gram[slot * m + slot] : 0.0;
   const double mean = reduce_warp(own, Sum()) / pairs;
-  double diagonal = own + (p.ridge >= 0 ? p.ridge * mean : -p.ridge);
-  diagonal = diagonal < kVanished * mean ? kVanished * mean : diagonal;
-  const double scale = mine && diagonal > 0 ? rsqrt(diagonal) : 1.0;
-  if (lane < n) {
+  const double shift = p.ridge >= 0 ? p.ridge * mean : -p.ridge;
+  const auto entry = [&](int i, int j) { return gram[slot_of(i) * m + slot_of(j)] + (i == j ? shift : 0.0); };
+  const int count = pairs - 1;
+  const bool inside = lane < count;
+  double b = 0, scale = 0, least = 0;
+  bool free = false;
+  if (inside) {
+    const double here = entry(lane, lane), next = entry(lane + 1, lane + 1), square = here - 2 * entry(lane, lane + 1) + next;
+    const double noise = kGramRounding * Element<A>::kPrecision * (here + next);
+    free = square > noise;
+    scale = free ? rsqrt(square) : 0.0;
+    least = fmax(noise * scale * scale, kLeastPivot);
+    b = free ? (entry(0, lane) - entry(0, lane + 1)) * scale : 0.0;
     s.scale[lane] = scale;
-    s.b[lane] = mine ? scale : 0.0;
   }
   __syncwarp();
-  if (lane < n) {
-    for (int j = 0; j < lane; ++j) s.a[lane][j] = mine && (counts >> j & 1u) ? gram[lane * m + j] * scale * s.scale[j] : 0.0;
-    s.a[lane][lane] = 1;
+  if (inside) {
+    for (int j = 0; j < count; ++j) {
+      const bool both = free && s.scale[j] > 0;
+      const double product = both ? entry(lane, j) - entry(lane + 1, j) - entry(lane, j + 1) + entry(lane + 1, j + 1) : 0.0;
+      s.products[lane][j] = product * scale * s.scale[j];
+    }
   }
   __syncwarp();
-  cholesky_solve(s, n, lane);
-  const double w = mine ? scale * s.b[lane] : 0.0;
-  double alpha = w / reduce_warp(w, Sum());
+  const double t = scale * pivoted_solve(s, b, free, least, count, lane);
+  if (inside) s.scale[lane] = t;
+  __syncwarp();
+  double alpha = newest ? 1.0 : mine ? s.scale[lane - 1] : 0.0;
+  if (inside) alpha -= t;
   if (p.safeguards) {
     // Also false for a NaN.
-    const bool sane = sqrt(reduce_warp(alpha * alpha, Sum())) <= kMaxWeightNorm;
+    const bool sane = Element<A>::kPrecision * sqrt(reduce_warp(alpha * alpha, Sum())) <= kMaxWeightRounding;
     if (!sane) alpha = newest ? 1.0 : 0.0;
-    if (lane == 0) flags[kMixed] = sane && pairs > 1;
+    if (newest) flags[kMixed] = sane && pairs > 1;
   }
-  if (lane < n) p.alpha[sample * kMaxHistory + lane] = static_cast<A>(alpha);
+  if (lane < n) p.alpha[sample * kMaxHistory + slot] = static_cast<A>(alpha);
 }
 
 template <typename A>
@@ -127,7 +170,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const Decision<A> p)
     // Every block for itself: few numbers, and no block has to wait for another.
     double sum = 0;
     for (int64_t b = warp; b < samples.batch; b += kWarps) {
-      const A* const of_b = p.partials + b * stride;
+      const double* const of_b = p.partials + b * stride;
       sum += measure<A>(add_tiles(of_b, p.tiles), add_tiles(of_b + p.tiles, p.tiles), samples.relative).residual;
     }
     if (lane == 0) shared.residuals[warp] = sum;
@@ -147,7 +190,7 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const Decision<A> p)
     together = static_cast<A>(mean / static_cast<double>(samples.batch)) <= samples.tol;
   }
   const Measured now = active ? measure<A>(shared.totals[0], shared.totals[1], samples.relative) : Measured{0, 0};
-  if (lane == 0) p.todo[sample] = decide_sample(samples, sample, now, Element<A>::kLargest, together);
+  if (lane == 0) p.todo[sample] = decide_sample(samples, sample, now, together);
   __syncwarp();
   if (p.n > 0 && samples.active(sample)) mixing_weights(p, sample, now.norm, shared.totals, shared.weights);
 }

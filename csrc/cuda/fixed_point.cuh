@@ -28,14 +28,14 @@ constexpr int kFixedPointTile = kFixedPointThreads * kFixedPointRounds * kVec;
 template <typename F, int kVec>
 __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_measure(const FixedPointStep<F> p) {
   using A = Accumulate<F>;
-  using Shared = WarpSums<A, kFixedPointThreads, kNormColumns>;
+  using Shared = WarpSums<double, kFixedPointThreads, kNormColumns>;
   LDEQ_SHARED(Shared, shared);
   const int64_t sample = blockIdx.x / p.decision.tiles;
   const int tile = blockIdx.x % p.decision.tiles;
   const bool active = p.decision.samples.active(sample);
   const bool measured = active || p.decision.samples.batch_stop;
   if (!measured && p.x_next == nullptr) return;
-  A sums[kNormColumns] = {0, 0};
+  double sums[kNormColumns] = {0, 0};
   // All rounds are asked for before the first is used.
   A f[kFixedPointRounds][kVec], x[kFixedPointRounds][kVec];
   const int64_t start = int64_t{tile} * kFixedPointTile<kVec> + static_cast<int>(threadIdx.x) * kVec, row = sample * p.size;
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_measure(con
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
         const A g = f[round][j] - x[round][j];
-        sums[0] += g * g;
-        sums[1] += f[round][j] * f[round][j];
+        sums[0] += squared(g);
+        sums[1] += squared(f[round][j]);
         // A sample that has stopped stays where it is.
         if (active) x[round][j] = p.beta == A(1) ? f[round][j] : x[round][j] + p.beta * g;
       }
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_measure(con
     if (p.x_cast != nullptr) store<kVec>(p.x_cast + row + first, x[round]);
   }
   if (!measured) return;
-  A* const partials = p.decision.partials + sample * kNormColumns * p.decision.tiles + tile;
+  double* const partials = p.decision.partials + sample * kNormColumns * p.decision.tiles + tile;
   sum_columns<kFixedPointThreads>(sums, shared.at, partials, kNormColumns, p.decision.tiles);
 }
 

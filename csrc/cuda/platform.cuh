@@ -39,7 +39,8 @@ struct Element;
 template <>
 struct Element<float> {
   using Accumulate = float;
-  static constexpr float kLargest = FLT_MAX, kLeast = FLT_MIN;
+  static constexpr float kLargest = FLT_MAX;
+  static constexpr double kPrecision = FLT_EPSILON;
   static __device__ __forceinline__ float load(float v) { return v; }
   static __device__ __forceinline__ float store(float v) { return v; }
 };
@@ -47,7 +48,7 @@ struct Element<float> {
 template <>
 struct Element<double> {
   using Accumulate = double;
-  static constexpr double kLargest = DBL_MAX, kLeast = DBL_MIN;
+  static constexpr double kLargest = DBL_MAX, kLeast = DBL_MIN, kPrecision = DBL_EPSILON;
   static __device__ __forceinline__ double load(double v) { return v; }
   static __device__ __forceinline__ double store(double v) { return v; }
 };

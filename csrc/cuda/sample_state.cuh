@@ -22,22 +22,21 @@ struct SampleState {
   __device__ __forceinline__ bool active(int64_t sample) const { return flags_of(sample)[kActive] != 0; }
 };
 
-// Norm and residual, rounded to the precision of the arithmetic so that comparisons come out as in the reference.
+// The residual is rounded to the precision of the arithmetic, so that comparisons come out as in the reference.
 struct Measured {
   double norm, residual;
 };
 
 template <typename A>
 __device__ inline Measured measure(double squared_g, double squared_f, bool relative) {
-  const A norm = static_cast<A>(sqrt(squared_g));
-  A residual = norm;
+  const double norm = sqrt(squared_g), least = Element<double>::kLeast, largest = Element<A>::kLargest;
+  double residual = norm;
   if (relative) {
     // An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
-    const A size = static_cast<A>(sqrt(squared_f));
-    residual = norm / (size < Element<A>::kLeast ? Element<A>::kLeast : size);
-    residual = residual > Element<A>::kLargest ? Element<A>::kLargest : residual;
+    const double size = sqrt(squared_f);
+    residual = norm / (size < least ? least : size);
   }
-  return {norm, residual};
+  return {norm, residual > largest ? largest : static_cast<A>(residual)};
 }
 
 // What is left to do for a sample once its evaluation is recorded.
@@ -45,12 +44,13 @@ enum Todo : int { kNothing = 0, kSaveBest = 1, kUndo = 2 };
 
 // Takes in one evaluation; one thread. kSaveBest: the evicted value is the best one, so copy it. kUndo: the sample has just
 // stopped, so it stays where it is.
-__device__ inline int decide_sample(const SampleState& p, int64_t sample, Measured now, double largest, bool together) {
+__device__ inline int decide_sample(const SampleState& p, int64_t sample, Measured now, bool together) {
   double* const measurements = p.measurements + sample * kMeasurements;
   int64_t* const flags = p.flags_of(sample);
   const bool active = flags[kActive] != 0;
   int todo = kNothing;
   // Comparisons with a NaN are false.
+  const double largest = Element<double>::kLargest;
   const bool finite = now.residual <= largest && now.norm <= largest;
   if (active && flags[kIterations] == 0) measurements[kFirstNorm] = now.norm;
   if (active && finite && now.residual < measurements[kResidual]) {
@@ -62,10 +62,14 @@ __device__ inline int decide_sample(const SampleState& p, int64_t sample, Measur
     todo = kSaveBest;
   }
   if (!active) return todo;
+  const bool diverged = finite && now.norm > measurements[kLimit];
+  if (finite) {
+    const double raised = fmin(kGrowthPerStep * measurements[kLimit], kDivergenceFactor * now.norm);
+    measurements[kLimit] = fmax(kDivergenceFactor * measurements[kFirstNorm], raised);
+  }
   flags[kIterations] += 1;
   measurements[kLast] = now.residual;
   const bool converged = p.batch_stop ? together : finite && now.residual <= p.tol;
-  const bool diverged = finite && now.norm > kDivergenceFactor * measurements[kFirstNorm];
   if (converged) flags[kStatus] = kConverged;
   if (diverged) flags[kStatus] = kDiverged;
   if (!finite) flags[kStatus] = kNonfinite;
@@ -76,11 +80,10 @@ __device__ inline int decide_sample(const SampleState& p, int64_t sample, Measur
   return todo;
 }
 
-// The sum of one column of the tiles' partial sums, in fixed order and double precision; all lanes of a warp.
-template <typename A>
-__device__ __forceinline__ double add_tiles(const A* partials, int tiles) {
+// The sum of one column of the tiles' partial sums, in fixed order; all lanes of a warp.
+__device__ __forceinline__ double add_tiles(const double* partials, int tiles) {
   double sum = 0;
-  for (int t = threadIdx.x % kWarp; t < tiles; t += kWarp) sum += static_cast<double>(partials[t]);
+  for (int t = threadIdx.x % kWarp; t < tiles; t += kWarp) sum += partials[t];
   return reduce_warp(sum, Sum());
 }
 

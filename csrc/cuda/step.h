@@ -39,10 +39,10 @@ Tensor workspace(Decision<A>& p, int64_t tiles, const Tensor& like) {
   STD_TORCH_CHECK(p.columns * tiles < int64_t{1} << 31, "x is too large for one launch: a sample may have 2e11 elements");
   p.tiles = static_cast<int>(tiles);
   const int64_t partials = batch * p.columns * tiles, alpha = p.n > 0 ? batch * kMaxHistory : 0;
-  const int64_t todo = (batch * sizeof(int) + sizeof(A) - 1) / sizeof(A);
-  Tensor room = empty({partials + alpha + todo}, sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float, like);
-  p.partials = static_cast<A*>(room.mutable_data_ptr());
-  p.alpha = p.partials + partials;
+  const int64_t bytes = partials * sizeof(double) + alpha * sizeof(A) + batch * sizeof(int);
+  Tensor room = empty({(bytes + 7) / 8}, ScalarType::Double, like);
+  p.partials = static_cast<double*>(room.mutable_data_ptr());
+  p.alpha = reinterpret_cast<A*>(p.partials + partials);
   p.todo = reinterpret_cast<int*>(p.alpha + alpha);
   return room;
 }

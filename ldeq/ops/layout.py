@@ -8,15 +8,16 @@ from __future__ import annotations
 import enum
 
 # Columns of `measurements` `(B, MEASUREMENTS)`, float64: the lowest residual; ||g|| there; ||g|| of the first evaluation; the
-# lowest ||g|| of the history; the residual of the last evaluation.
-RESIDUAL, NORM, FIRST_NORM, LOWEST, LAST = range(5)
-MEASUREMENTS = 5
+# lowest ||g|| of the history; the residual of the last evaluation; the ||g|| that the history's progress is measured against;
+# the ||g|| beyond which the sample has diverged.
+RESIDUAL, NORM, FIRST_NORM, LOWEST, LAST, MARK, LIMIT = range(7)
+MEASUREMENTS = 7
 
 # Columns of `flags` `(B, FLAGS + m)`, int64: a `Status`; evaluations so far; 1 while the sample goes on; the slot that holds
-# the best value, or one of the two places below; 1 if the last step mixed several pairs. Then, for each slot, 1 if its pair
-# takes part.
-STATUS, ITERATIONS, ACTIVE, BEST, MIXED = range(5)
-FLAGS = 5
+# the best value, or one of the two places below; 1 if the last step mixed several pairs; evaluations without progress. Then,
+# for each slot, 1 if its pair takes part.
+STATUS, ITERATIONS, ACTIVE, BEST, MIXED, STALLED = range(6)
+FLAGS = 6
 
 # Where the best value is if no slot holds it.
 IN_SAVED, IN_START = -1, -2

@@ -1,12 +1,12 @@
 r"""Anderson mixing, type II, with a batch of independent samples.
 
-x is the iterate `(B, D)`, f = f(x), g = f - x. Of the last n <= m pairs, and G = [g_1 ... g_n] as rows, each sample solves
+x is the iterate `(B, D)`, f = f(x), g = f - x. Of the last n <= m pairs, each sample takes the weights
 
-$$ (G G^T + \lambda I) w = 1, \quad \alpha = w / \sum w, \quad x_{next} = \sum_i \alpha_i (f_i - (1 - \beta) g_i), $$
+$$ \min_\alpha \|\sum_i \alpha_i g_i\|^2 + \lambda \|\alpha\|^2, \quad \sum_i \alpha_i = 1, \qquad
+   x_{next} = \sum_i \alpha_i (f_i - (1 - \beta) g_i) $$
 
-which is min ||sum alpha_i g_i||^2 + lambda ||alpha||^2 subject to sum alpha = 1 (Walker and Ni 2011, eq. 2.2, with the
-constraint solved for; the bordered system of Bai, Kolter and Koltun's DEQ code gives the same alpha). Only one row of the
-Gram matrix G G^T changes per step, so only that row is computed.
+(Walker and Ni 2011, eq. 2.2; the bordered system of Bai, Kolter and Koltun's DEQ code gives the same alpha). Only one row of
+the Gram matrix of the g changes per step, so only that row is computed; `ldeq.ops.solve_step.mixing` solves for alpha.
 """
 
 from __future__ import annotations
@@ -50,15 +50,17 @@ class Anderson(Solver):
 
     m: int = 6
     """Pairs kept, 1 to 16; 1 is plain iteration."""
-    ridge: float = 1e-8
-    """lambda. From 0 upwards it is relative to the mean diagonal of the Gram matrix, so that the answer does not depend on the
-    scale of the problem (an absolute 1e-4 fails on the small residuals of a mean-reduced loss). A negative value is absolute:
-    -1e-4 is the lambda = 1e-4 of published code."""
+    ridge: float = 0.0
+    """lambda. 0 is the best: residuals that are all but dependent are left out, whatever their scale. From 0 upwards it is
+    relative to the mean diagonal of the Gram matrix, so that the answer does not depend on the scale of the problem (an
+    absolute 1e-4 fails on the small residuals of a mean-reduced loss). A negative value is absolute: -1e-4 is the lambda = 1e-4
+    of published code."""
     beta: float = 1.0
     """Mixing in (0, 1]; 1 takes f alone."""
     safeguards: bool = True
-    """Per sample: drop the history and take a plain step if a mixed step left the residual at 10 times the history's best, and
-    take a plain step if the weights exceed a norm of 1e4. Off for parity with published loops."""
+    """Per sample: drop the history and take a plain step if a mixed step left the residual at 10 times the history's best, or
+    if it has not fallen to 0.3 of what it was within 2 m evaluations; and take a plain step if the weights have a norm beyond
+    1e4 (1e12 for float64 states). Off for parity with published loops."""
     history_dtype: torch.dtype | None = None
     """Of the residuals g that are kept: None for the dtype of the arithmetic, or `torch.bfloat16`, which halves their traffic
     and, since f is kept as it is, costs no digits of the answer."""

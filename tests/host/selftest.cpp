@@ -84,7 +84,7 @@ void solvers(int64_t size, bool batch_stop) {
     p.evicted = leaving_of(evicted.empty() ? nullptr : evicted.data());
     p.decision.samples.slot = slot, p.decision.n = p.x_next ? p.n : 0, p.decision.columns = p.x_next ? kGramColumns + p.n : kNormColumns;
     p.decision.tiles = static_cast<int>(step_tiles(p));
-    std::vector<float> partials(kBatch * kColumns * p.decision.tiles);
+    std::vector<double> partials(kBatch * kColumns * p.decision.tiles);
     p.decision.partials = partials.data();
     launch_step(p, 0);
     if (step == 0) first = recorded[kLast];
@@ -108,7 +108,7 @@ void solvers(int64_t size, bool batch_stop) {
   // Far from converged: both samples go on; the second time they have stopped.
   r.f = f.data(), r.x = x.data(), r.x_next = x_next.data(), r.size = size, r.beta = 0.5f, r.evicted = leaving_of(f.data());
   r.decision.tiles = static_cast<int>(step_tiles(r));
-  std::vector<float> partials(kBatch * kNormColumns * r.decision.tiles);
+  std::vector<double> partials(kBatch * kNormColumns * r.decision.tiles);
   r.decision.partials = partials.data();
   for (double tol : {0.0, 1e9}) {
     r.decision.samples.tol = tol;

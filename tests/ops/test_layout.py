@@ -10,8 +10,8 @@ import pytest
 from ldeq.ops import layout
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc" / "layout.h"
-MEASUREMENTS = ("RESIDUAL", "NORM", "FIRST_NORM", "LOWEST", "LAST", "MEASUREMENTS")
-FLAGS = ("STATUS", "ITERATIONS", "ACTIVE", "BEST", "MIXED", "FLAGS")
+MEASUREMENTS = ("RESIDUAL", "NORM", "FIRST_NORM", "LOWEST", "LAST", "MARK", "LIMIT", "MEASUREMENTS")
+FLAGS = ("STATUS", "ITERATIONS", "ACTIVE", "BEST", "MIXED", "STALLED", "FLAGS")
 
 
 def enum_of(name: str) -> dict[str, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 
 import pytest
@@ -101,9 +102,11 @@ def test_a_residual_of_zero_takes_all_the_weight(ridge: float, scale: float) -> 
 
 
 def test_residuals_of_zero_alone_give_finite_weights() -> None:
-    for ridge in (0.0, 1e-8, -1e-4):
+    """Any weights of sum one are right. Without a ridge that prefers small ones, the step is a plain one."""
+    alike, plain = torch.full((2, 3), 1 / 3, dtype=torch.float64), torch.tensor([[0, 0, 1]] * 2, dtype=torch.float64)
+    for ridge, expected in ((0.0, plain), (1e-8, plain), (-1e-4, alike)):
         alpha = mixing_weights(torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool), ridge)
-        torch.testing.assert_close(alpha, torch.full((2, 3), 1 / 3, dtype=torch.float64))
+        torch.testing.assert_close(alpha, expected)
 
 
 def test_a_nan_in_one_gram_matrix_stays_there() -> None:
@@ -257,8 +260,8 @@ def test_a_plain_step_that_grows_does_not_drop_the_history() -> None:
 
 
 def test_capped_weights_take_plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Six weights of sum one have a norm of 0.41 at least: a cap of 0.1 turns every step into a plain one.
-    monkeypatch.setattr(importlib.import_module("ldeq.ops.solve_step.reference"), "MAX_WEIGHT_NORM", 0.1)
+    # Weights of sum one have a norm above 0: no allowance for their rounding turns every step into a plain one.
+    monkeypatch.setattr(importlib.import_module("ldeq.ops.solve_step.reference"), "MAX_WEIGHT_ROUNDING", 0.0)
     problem = tanh_network()
     with use_backend("torch"):  # the compiled step has its own constant
         capped = anderson(problem.map(), problem.start(), max_iter=10, tol=0)
@@ -342,3 +345,55 @@ def test_torchdeq_takes_the_same_steps_with_its_own_ridge(max_iter: int) -> None
     ours = anderson(problem.map(), problem.start(), max_iter=max_iter, tol=0.0, m=6, ridge=-1e-4, safeguards=False)
     # Both return f at the lowest residual, and both count every evaluation.
     torch.testing.assert_close(ours.value, theirs, rtol=1e-6, atol=1e-8)
+
+
+# --- what a history is worth ----------------------------------------------------------------------------------------------
+
+
+def evaluations(f: Map, start: Tensor, **options: float) -> int:
+    sol = anderson(f, start, **({"max_iter": 500, "tol": 1e-9} | options))  # type: ignore[arg-type]
+    assert sol.converged.all()
+    return int(sol.iterations.max())
+
+
+def secant(f: Callable[[float], float], x: float, tol: float) -> int:
+    """Evaluations that the secant method for f(x) - x takes: Anderson mixing of two pairs of one number."""
+    before, residual_before, count = math.nan, math.nan, 0
+    while True:
+        residual, count = f(x) - x, count + 1
+        if abs(residual) <= tol * abs(f(x)):
+            return count
+        slope = -1.0 if count == 1 else (residual - residual_before) / (x - before)
+        before, residual_before, x = x, residual, x - residual / slope
+
+
+@pytest.mark.parametrize("m", [2, 6, 12])
+def test_more_pairs_than_numbers_do_no_harm(m: int) -> None:
+    """Residuals of one number are parallel, and a sum that damps all of them forgets the newest two, which are a secant."""
+    start = torch.zeros(1, 1, dtype=torch.float64)
+    assert evaluations(torch.cos, start, m=m, tol=1e-12) <= secant(math.cos, 0.0, 1e-12) + 1
+    assert evaluations(lambda z: -2.5 * torch.tanh(z) + 0.7, start, m=m, tol=1e-12) <= 14
+    slopes = torch.tensor([-30.0, -3.0, 0.5, 0.9], dtype=torch.float64)
+    few = evaluations(lambda z: slopes * z + 1, torch.zeros(1, 4, dtype=torch.float64), m=5)
+    assert evaluations(lambda z: slopes * z + 1, torch.zeros(1, 4, dtype=torch.float64), m=16) <= few + 1
+
+
+def test_small_steps_use_the_precision_of_float64() -> None:
+    """Gradient steps of a hundredth: residuals differ by a hundredth of themselves, their Gram matrix by 1e-4 and by powers of
+    it."""
+    a = noise(20, 5, seed=28) / 20**0.5
+    h = a.T @ a
+    rate = 0.01 / torch.linalg.matrix_norm(h, 2)
+    shift = noise(3, 5, seed=29)
+    # Five mixed steps on five unknowns, from two evaluations on, and a few that rounding costs.
+    assert evaluations(lambda z: z - rate * (z @ h - shift), torch.zeros(3, 5, dtype=torch.float64), m=12) <= 10
+
+
+def test_a_history_that_makes_no_progress_is_dropped() -> None:
+    """Six pairs on a spectrum up to .99: without restarts, 380 evaluations and more."""
+    slopes, shift = torch.linspace(-0.9, 0.99, 100, dtype=torch.float64), noise(4, 100)
+    options = {"max_iter": 1000, "tol": 1e-9}
+    start = torch.zeros(4, 100, dtype=torch.float64)
+    guarded, free = (anderson(lambda z: slopes * z + shift, start, safeguards=s, **options) for s in (True, False))
+    assert guarded.converged.all()
+    assert guarded.iterations.max() < 0.6 * free.iterations.min()

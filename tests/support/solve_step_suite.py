@@ -18,7 +18,7 @@ from native import Calls, step_arguments
 from torch import Tensor
 
 import ldeq
-from ldeq.ops.layout import ACTIVE, BEST, IN_SAVED, IN_START, ITERATIONS, LAST, RESIDUAL, STATUS
+from ldeq.ops.layout import ACTIVE, BEST, FLAGS, IN_SAVED, IN_START, ITERATIONS, LAST, LIMIT, RESIDUAL, STATUS
 from ldeq.ops.solve_step import Next, SolveState, Step, StopRule, best_so_far
 from ldeq.ops.solve_step.mixing import mixing_weights
 from ldeq.solvers import PUBLISHED, Anderson, FixedPoint, Status, anderson, fixed_point
@@ -153,16 +153,22 @@ def test_each_step_leaves_what_the_reference_leaves(target, solver, dtype, d, st
         f, z0 = mixed_crowd(d, dtype, ties=False)
         x = z0.to(device)
         step, state = begin(solver, x, dtype)
-        seen = []
+        seen, largest = [], torch.ones(len(x), 1, dtype=torch.float64)
         for i in range(7):
             rule = StopRule(**{"tol": 5e-3, "relative": False, "batch": False} | stop)
-            x_next, _ = take(step, state, x, f(x), rule, advance=i < 6)
+            fx = f(x)
+            x_next, _ = take(step, state, x, fx, rule, advance=i < 6)
             x = x if x_next is None else x_next
             saved = torch.where(state.flags[:, BEST : BEST + 1] == IN_SAVED, state.saved_best.double(), 0)
             # Whether a pair of a sample that has stopped takes part is nobody's question.
             going = state.flags.clone()
             going[:, 4:] *= state.flags[:, ACTIVE : ACTIVE + 1]
-            seen += [t.cpu() for t in (x.double(), state.measurements.clone(), going, saved)]
+            measurements = state.measurements.clone()
+            # A limit 1e8 times the norm would hide the other columns.
+            measurements[:, LIMIT] *= 1e-8
+            # Mixing rounds at the size of what it mixes, which may be much larger than the result.
+            largest = torch.maximum(largest, fx.cpu().double().nan_to_num(posinf=0, neginf=0).abs().amax(1, keepdim=True))
+            seen += [t.cpu() for t in (x.cpu().double() / largest, measurements, going, saved)]
         return [*seen, best_so_far(state).cpu()]
 
     got = outcomes(target.device)
@@ -379,9 +385,9 @@ def test_opcheck(target):
     target.needs_operators()
     torch.library.opcheck(target.operator("anderson_step"), step_arguments(target.device), test_utils=target.opchecks)
     x, f_ring, _, _, _, measurements, _, saved_best, x_next, *_ = step_arguments(target.device)
-    flags = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 1, IN_SAVED, 0]], device=target.device)
+    flags = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 1, 1, IN_SAVED, 0, 0]], device=target.device)
     torch.library.opcheck(target.operator("best_so_far"), ([f_ring[0]], saved_best, x, flags), test_utils=target.opchecks)
-    flags = torch.tensor([[0, 0, 1, IN_START, 0]] * 2, device=target.device)
+    flags = torch.tensor([[0, 0, 1, IN_START, 0, 0]] * 2, device=target.device)
     step = (x, f_ring[0], None, measurements, flags, saved_best, x_next, None, 0, 0.9, 1e-4, True, False)
     torch.library.opcheck(target.operator("fixed_point_step"), step, test_utils=target.opchecks)
 
@@ -424,10 +430,12 @@ def test_a_best_value_whose_slot_is_taken_without_it_is_an_error_or_stays_harmle
             target.operator(name)(x, [f], None, g_ring, gram, measurements, flags, saved_best, x_next, None, 0, *options)
         else:
             options = (1.0, 1e-4, True, False)
-            target.operator(name)(x, f, None, measurements, flags[:, :5].contiguous(), saved_best, x_next, None, 0, *options)
+            target.operator(name)(
+                x, f, None, measurements, flags[:, :FLAGS].contiguous(), saved_best, x_next, None, 0, *options
+            )
 
     if name == "fixed_point_step":
-        flags = flags[:, :5].contiguous()
+        flags = flags[:, :FLAGS].contiguous()
     call(f_ring[0])
     if target.checks_on_the_host:
         with pytest.raises(RuntimeError, match="evicted must hold the values"):
@@ -435,3 +443,36 @@ def test_a_best_value_whose_slot_is_taken_without_it_is_an_error_or_stays_harmle
     else:
         call(torch.full_like(f_ring[0], math.nan))
         assert torch.isfinite(x_next).all()
+
+
+# --- numbers that float32 cannot square ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-23, 1.0, 1e19, 1e34])
+@pytest.mark.parametrize("solver", [anderson, fixed_point])
+def test_states_of_any_size_are_solved_alike(target, solver, scale):
+    """Squares of 1e-23 vanish in float32 and those of 1e19 overflow: half an answer was CONVERGED, or none NONFINITE."""
+    slope = torch.linspace(0, 0.8, 1500, device=target.device)
+
+    def solve(scale: float):
+        return solver(lambda z: slope * z + scale, torch.zeros(2, 1500, device=target.device), tol=1e-5, max_iter=80)
+
+    sol, usual = solve(scale), solve(1.0)
+    assert (sol.status == Status.CONVERGED).all()
+    assert (sol.iterations - usual.iterations).abs().max() <= 1
+    torch.testing.assert_close(sol.value / scale, usual.value, rtol=1e-3, atol=0)
+
+
+def test_a_small_first_residual_is_not_taken_for_a_scale(target):
+    """tanh(3 z) + 1e-10 from 0 grows by ten decades and converges; 3 z + 1e-10 goes on growing; 30 z + 1 diverges."""
+    z0 = torch.zeros(1, 6, device=target.device)
+    grows = fixed_point(lambda z: torch.tanh(3 * z) + 1e-10, z0, max_iter=80)
+    assert grows.status.item() == Status.CONVERGED
+    torch.testing.assert_close(grows.value.cpu(), torch.full((1, 6), 0.99505), rtol=1e-3, atol=0)
+    assert fixed_point(lambda z: 3 * z + 1e-10, z0, max_iter=50).status.item() == Status.MAX_ITER
+    for solve in (fixed_point, lambda f, z0, **options: anderson(f, z0, m=1, **options)):
+        leaves = solve(lambda z: 30 * z + 1, z0, max_iter=80)
+        assert leaves.status.item() == Status.DIVERGED
+        assert leaves.iterations.item() < 20
+        explodes = solve(lambda z: z * z + 2 * z + 10, z0, max_iter=80)
+        assert explodes.status.item() == Status.DIVERGED

@@ -13,45 +13,54 @@ import torch
 from torch import Tensor
 
 from ..dispatch import register
-from ..layout import BEST, FLAGS, IN_SAVED, IN_START, MIXED, Status
+from ..layout import BEST, FLAGS, IN_SAVED, IN_START, LOWEST, MARK, MIXED, STALLED, Status
 from .mixing import mixing_weights
-from .state import SolveState, StopRule
+from .state import SolveState, StopRule, wide
 
-# A residual this many times the first one is taken for divergence: no solve recovers 8 decades within its budget, and in
-# float32 the next few evaluations would overflow.
+# A residual 1e8 times the first one is taken for divergence: in float32 the next few evaluations would overflow. Growth by up
+# to 4 an evaluation is let go on, since the first residual may just be small: from 0, that of tanh(3 z) + 1e-10 triples with
+# each evaluation, from 1e-10 on, until z reaches 0.995.
 DIVERGENCE_FACTOR = 1e8
+GROWTH_PER_STEP = 4.0
 
-# Weights of this norm amplify the rounding of float32 history entries to ~1e-3 of the state: worse than a plain step.
-MAX_WEIGHT_NORM = 1e4
+# Weights amplify the rounding of the history by their norm. If that exceeds this share of the state, a plain step is better.
+MAX_WEIGHT_ROUNDING = 1e-3
 
 # A mixed step after which the residual exceeds this multiple of the history's best says that the linear model behind the
 # history no longer holds. Growth after a plain step says that f expands there, and another plain step would repeat it.
 RESTART_FACTOR = 10.0
 
+# A history is dropped, too, if ||g|| has not fallen to 0.3 of what it was within two lengths of the history. On linear maps
+# with slopes up to .99, which take a short history hundreds of evaluations, solves with restarts need 0.4 of them.
+STALL_FACTOR = 0.3
+STALL_HISTORIES = 2
+
 
 class Measured(NamedTuple):
-    """Of one evaluation, each `(B,)`: ||g||, and the residual that the stop compares with its tolerance."""
+    """Of one evaluation, each `(B,)`: ||g|| in float64; and the residual that the stop compares with its tolerance, in the
+    precision of the states."""
 
     norm: Tensor
     residual: Tensor
 
 
 def measure(f: Tensor, g: Tensor, stop: StopRule) -> Measured:
-    """The norms of f and g = f - x, `(B, D)` each, in their own precision."""
-    norm = torch.linalg.vector_norm(g.detach(), dim=1)
-    if not stop.relative:
-        return Measured(norm, norm)
-    info = torch.finfo(norm.dtype)
-    # An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
-    size = torch.linalg.vector_norm(f.detach(), dim=1).clamp_min(info.tiny)
-    return Measured(norm, (norm / size).clamp_max(info.max))
+    """The norms of f and g = f - x, `(B, D)` each, in float64: squares of float32 overflow beyond 1e19 and vanish below
+    1e-23."""
+    norm = torch.linalg.vector_norm(g.detach(), dim=1, dtype=wide(g))
+    residual = norm
+    if stop.relative:
+        # An f of exactly zero is a finite answer: its quotient may neither be 0 / 0 nor overflow to infinity.
+        size = torch.linalg.vector_norm(f.detach(), dim=1, dtype=wide(f)).clamp_min(torch.finfo(norm.dtype).tiny)
+        residual = norm / size
+    return Measured(norm, residual.clamp_max(torch.finfo(g.dtype).max).to(g.dtype))
 
 
 def decide(state: SolveState, measured: Measured, slot: int, evicted: Tensor | None, stop: StopRule) -> None:
     """Takes in one evaluation: which samples go on, how the others ended, and where the best value of each one is."""
     norm, residual = (t.to(state.measurements.dtype) for t in measured)
-    lowest_residual, norm_there, first, lowest_norm, last = state.measurements.unbind(1)
-    status, iterations, active, best, mixed, *valid = state.flags.unbind(1)
+    lowest_residual, norm_there, first, lowest_norm, last, mark, limit = state.measurements.unbind(1)
+    status, iterations, active, best, *rest = state.flags.unbind(1)
     goes_on = active.bool()
     finite = torch.isfinite(norm) & torch.isfinite(residual)
     first = torch.where(goes_on & (iterations == 0), norm, first)
@@ -67,7 +76,8 @@ def decide(state: SolveState, measured: Measured, slot: int, evicted: Tensor | N
         converged = (mean <= stop.tol).expand_as(finite)
     else:
         converged = finite & (residual <= stop.tol)
-    diverged = finite & (norm > DIVERGENCE_FACTOR * first)
+    diverged = finite & (norm > limit)
+    raised = torch.maximum(DIVERGENCE_FACTOR * first, torch.minimum(GROWTH_PER_STEP * limit, DIVERGENCE_FACTOR * norm))
     for ends, how in ((converged, Status.CONVERGED), (diverged, Status.DIVERGED), (~finite, Status.NONFINITE)):
         status = torch.where(goes_on & ends, int(how), status)
     still = goes_on & ~(converged | diverged | ~finite)
@@ -78,11 +88,13 @@ def decide(state: SolveState, measured: Measured, slot: int, evicted: Tensor | N
             first,
             lowest_norm,
             torch.where(goes_on, residual, last),
+            mark,
+            torch.where(goes_on & finite, raised, limit),
         ),
         1,
     )
     iterations = iterations + active
-    state.flags = torch.stack((status, iterations, still.to(status.dtype), best, mixed, *valid), 1)
+    state.flags = torch.stack((status, iterations, still.to(status.dtype), best, *rest), 1)
 
 
 @register("fixed_point_step", "torch")
@@ -124,7 +136,8 @@ def anderson_step_reference(
     else:
         ring[slot] = g
     _enter_gram_row(state, ring, slot)
-    alpha = _weights(state, measured.norm, slot, ridge, safeguards).to(x.dtype)
+    valid = _history(state, measured.norm, slot, safeguards)
+    alpha = _weights(state, valid, slot, ridge, torch.finfo(x.dtype).eps, safeguards).to(x.dtype)
     x_next = torch.zeros_like(x)
     for i, (f_i, g_i) in enumerate(zip(state.f_ring, ring, strict=True)):
         damped = f_i.to(x.dtype) if beta == 1.0 else f_i.to(x.dtype) - (1.0 - beta) * g_i
@@ -133,38 +146,62 @@ def anderson_step_reference(
 
 
 def _enter_gram_row(state: SolveState, ring: list[Tensor], slot: int) -> None:
-    """Products of the newest g with all g of the history: the one row and column of the Gram matrix that change."""
-    m = state.slots
-    products = [(g * ring[slot]).sum(1) for g in ring]
-    row = torch.stack([*products, *[torch.zeros_like(products[0])] * (m - len(ring))], 1).to(state.gram.dtype)
+    """Products of the newest g with all g of the history: the one row and column of the Gram matrix that change.
+
+    The newest g is divided by its norm first, and the products multiplied by that again in float64, so that they neither vanish
+    nor overflow.
+    """
+    m, g = state.slots, ring[slot]
+    norm = torch.linalg.vector_norm(g.detach(), dim=1, dtype=state.gram.dtype)
+    norm = torch.where((norm > 0) & norm.isfinite(), norm, 1.0)
+    direction = g * norm.reciprocal().to(g.dtype).unsqueeze(1)
+    products = [(other * direction).sum(1).to(norm.dtype) * norm for other in ring]
+    row = torch.stack([*products, *[torch.zeros_like(norm)] * (m - len(ring))], 1)
     newest = torch.arange(m, device=row.device) == slot
     gram = torch.where(newest.unsqueeze(0), row.unsqueeze(2), state.gram)
     state.gram = torch.where(newest.unsqueeze(1), row.unsqueeze(1), gram)
 
 
-def _weights(state: SolveState, norm: Tensor, slot: int, ridge: float, safeguards: bool) -> Tensor:
-    """alpha `(B, n)`; with safeguards, a restart if a mixed step led astray and a plain step if the weights are absurd."""
-    n = len(state.f_ring)
-    active, mixed = state.active, state.flags[:, MIXED].bool()
+def _history(state: SolveState, norm: Tensor, slot: int, safeguards: bool) -> Tensor:
+    """Which pairs take part, `(B, m)` bool. With safeguards, the newest alone after a mixed step that led astray, or if the
+    history makes no progress."""
     valid = state.flags[:, FLAGS:].bool()
     newest = torch.arange(state.slots, device=valid.device) == slot
-    residual, norm_there, first, lowest, last = state.measurements.unbind(1)
+    if not safeguards:
+        return valid | newest
+    lowest, mark = state.measurements[:, LOWEST], state.measurements[:, MARK]
+    advanced = norm <= STALL_FACTOR * mark
+    stalled = torch.where(advanced, 0, state.flags[:, STALLED] + 1)
+    drops = (state.flags[:, MIXED].bool() & (norm > RESTART_FACTOR * lowest)) | (stalled >= STALL_HISTORIES * state.slots)
+    lowest = torch.where(drops, norm, torch.minimum(norm, lowest))
+    mark = torch.where(advanced | drops, norm, mark)
+    stalled = torch.where(drops, 0, stalled)
+    state.measurements = _put(state, state.measurements, {LOWEST: lowest, MARK: mark})
+    state.flags = _put(state, state.flags, {STALLED: stalled})
+    return (valid & ~drops.unsqueeze(1)) | newest
+
+
+def _weights(state: SolveState, valid: Tensor, slot: int, ridge: float, precision: float, safeguards: bool) -> Tensor:
+    """alpha `(B, n)`; with safeguards, a plain step if the weights are absurd."""
+    n = len(state.f_ring)
+    alpha = mixing_weights(state.gram[:, :n, :n], valid[:, :n], ridge, slot, precision)
+    entries: dict[int, Tensor] = {FLAGS + i: valid[:, i] for i in range(state.slots)}
     if safeguards:
-        norm = norm.to(lowest.dtype)
-        grown = mixed & (norm > RESTART_FACTOR * lowest)
-        valid = valid & ~grown.unsqueeze(1)
-        lowest = torch.where(active, torch.where(grown, norm, torch.minimum(norm, lowest)), lowest)
-        state.measurements = torch.stack((residual, norm_there, first, lowest, last), 1)
-    valid = valid | newest
-    alpha = mixing_weights(state.gram[:, :n, :n], valid[:, :n], ridge)
-    if safeguards:
-        sane = alpha.norm(dim=1, keepdim=True) <= MAX_WEIGHT_NORM
-        alpha = torch.where(sane, alpha, newest[:n].to(alpha.dtype))
-        mixed = sane.squeeze(1) & (valid.sum(1) > 1)
-    old = state.flags
-    new = torch.cat((old[:, :MIXED], mixed.unsqueeze(1).to(old.dtype), valid.to(old.dtype)), 1)
-    state.flags = torch.where(active.unsqueeze(1), new, old)
+        newest = torch.arange(n, device=valid.device) == slot
+        sane = precision * alpha.norm(dim=1) <= MAX_WEIGHT_ROUNDING
+        alpha = torch.where(sane.unsqueeze(1), alpha, newest.to(alpha.dtype))
+        entries[MIXED] = sane & (valid.sum(1) > 1)
+    state.flags = _put(state, state.flags, entries)
     return alpha
+
+
+def _put(state: SolveState, columns: Tensor, entries: dict[int, Tensor]) -> Tensor:
+    """`columns` with other entries `(B,)` for the samples that go on."""
+    active = state.active
+    parts = list(columns.unbind(1))
+    for i, entry in entries.items():
+        parts[i] = torch.where(active, entry.to(columns.dtype), parts[i])
+    return torch.stack(parts, 1)
 
 
 @register("best_so_far", "torch")

@@ -33,7 +33,7 @@ class SolveState:
     """The state of a solve of B samples with D numbers each, on their device.
 
     - `start`: `(B, D)`, in the dtype of the values that the solve returns.
-    - `measurements`: `(B, 5)` float64. - `flags`: `(B, 5 + m)` int64; see `ldeq.ops.layout`.
+    - `measurements`: `(B, MEASUREMENTS)` float64. - `flags`: `(B, FLAGS + m)` int64; see `ldeq.ops.layout`.
     - `gram`: `(B, m, m)` float64, the products of the residuals g of the history. m is 0 for a solve without one.
     - `g_ring`: the residuals g by slot. Compiled steps write into one tensor `(m, B, D)`; the reference replaces the entries of
         a list, so that autograd can follow.

@@ -80,7 +80,7 @@ class AndersonStep:
         like: Tensor,
         *,
         beta: float = 1.0,
-        ridge: float = 1e-8,
+        ridge: float = 0.0,
         safeguards: bool = True,
         history_dtype: torch.dtype | None = None,
         backend: str | None = None,
