@@ -132,7 +132,7 @@ def mixed_crowd(d: int, dtype: torch.dtype = torch.float32, ties: bool = True):
         assert torch.isfinite(z).all()  # a sample that became NaN stays where it was
         out = z.cpu().double() * slope * rates + 1
         out[2] = torch.where(torch.tensor(count >= 4), math.nan, out[2])
-        out[3] = 10.0 ** (min(3 * count, 15) if ties else min(count * (count + 1) // 2, 12))
+        out[3] = 10.0 ** (min(3 * count, 15) if ties else min(count * (count + 1) // 2, 11))
         if count == 5:
             out[5] = 1e4 * out[5]
         return out.to(z.device, dtype)
