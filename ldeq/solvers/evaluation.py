@@ -28,6 +28,8 @@ class Evaluation:
         self._f, self._shape = f, shape
         self._held: list[_Held] = []
         self._watches = True
+        # Whether nothing is differentiated or mapped, so that an alias may be taken the quick way.
+        self.plain = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """f at x `(b, D)`, as f returned it, `(b, ...)`.
@@ -36,9 +38,10 @@ class Evaluation:
             ValueError: for what is not a tensor of the shape and device of its argument, and for an f that changed its argument
                 or a value that the solve still holds.
         """
-        shape = torch.Size((x.shape[0], *self._shape[1:]))
-        given = x.reshape(shape)
-        self._watches = self._watches and _has_address(given)
+        self._watches = self._watches and _has_address(x)
+        shape = self._shape if x.shape[0] == self._shape[0] else torch.Size((x.shape[0], *self._shape[1:]))
+        # An alias in any case: what f may do to the tensor itself, such as .requires_grad_(), is not done to the solver's.
+        given = x.detach() if self.plain and x.shape == shape else x.reshape(shape)
         argument = _Watched(given, sampled=not self._held) if self._watches else None
         fx = self._f(given)
         if not isinstance(fx, Tensor):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ops.dispatch import transformed
-from ..ops.layout import ACTIVE, BEST, ITERATIONS, LAST, RESIDUAL, STATUS, Status
+from ..ops.layout import BEST, ITERATIONS, LAST, RESIDUAL, STATUS, Status
 from ..ops.solve_step import StopRule, best_so_far
 from . import buffer_reuse
 from .compaction import Batch, Selectable
@@ -56,6 +56,7 @@ class _Solve:
             step = solver.step(self.x, "torch")
         if step.compiled:
             self.x = self.x.contiguous()
+            self.evaluation.plain = True
         # An f that answers in another type than it was asked in is taken at the precision of the arithmetic.
         f_dtype = self.dtype if fx.dtype == self.dtype else self.work
         cast = self.dtype != self.work and f_dtype == self.dtype
@@ -79,7 +80,7 @@ class _Solve:
                 self.history.append(self.state.measurements[:, LAST].to(self.work, copy=True), value)
             if solver.on_step is not None:
                 solver.on_step(i + 1, self.state.measurements[:, LAST].to(self.work, copy=True), self.state.active)
-            count = None if i == last else self.poll.count(self.state.flags[:, ACTIVE], i)
+            count = None if i == last else self.poll.count(self.state.active_flags, i)
             if i == last or count == 0:
                 break
             assert x_next is not None
@@ -107,7 +108,7 @@ class _Solve:
         # What has come to rest is the answer, even if an earlier point had the lower residual.
         slot = (state.steps - 1) % len(state.values)
         state.flags[:, STATUS].masked_fill_(rest, int(Status.CONVERGED))
-        state.flags[:, ACTIVE].masked_fill_(rest, 0)
+        state.active_flags.masked_fill_(rest, 0)
         state.flags[:, BEST].masked_fill_(rest, slot)
         residual = state.measurements[:, RESIDUAL]
         residual.copy_(torch.where(rest, state.measurements[:, LAST], residual))
@@ -116,7 +117,7 @@ class _Solve:
         """Lets stopped samples go if few are left. `count`: how many go on, None if that is not known."""
         if not self.solver.compact or count is None or count > self.solver.compact * len(self.x):
             return
-        keep, stopped = self.batch.split(self.state.flags[:, ACTIVE], count)
+        keep, stopped = self.batch.split(self.state.active_flags, count)
         self.batch.set_aside(keep, stopped, self._results())
         self.state = self.state.narrow(keep)
         self.x, self.moved = self.x[keep], self.moved[keep]

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+# A batch up to this size is counted as a list on a CPU: a kernel would take longer.
+LISTED = 256
+
 
 class Poll:
     """Counts the samples that go on, every so many evaluations.
@@ -38,13 +41,13 @@ class Poll:
         """How many samples go on after evaluation `step` (from 0), or after the poll before; None if nothing is known.
 
         Args:
-            active: `(B,)`, nonzero for a sample that goes on.
+            active: `(B,)` int64, 1 for a sample that goes on, else 0.
         """
         if not self.every or (step + 1) % self.every:
             return None
-        total = active.sum()
         if not self.lags:
-            return int(total)
+            return sum(active.tolist()) if len(active) <= LISTED else int(active.sum())
+        total = active.sum()
         before, self._before = self._before, self._read_later(total)
         return None if before is None else before()
 

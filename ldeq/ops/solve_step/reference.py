@@ -94,7 +94,7 @@ def decide(state: SolveState, measured: Measured, slot: int, evicted: Tensor | N
         1,
     )
     iterations = iterations + active
-    state.flags = torch.stack((status, iterations, still.to(status.dtype), best, *rest), 1)
+    state.replace_flags(torch.stack((status, iterations, still.to(status.dtype), best, *rest), 1))
 
 
 @register("fixed_point_step", "torch")
@@ -177,7 +177,7 @@ def _history(state: SolveState, norm: Tensor, slot: int, safeguards: bool) -> Te
     mark = torch.where(advanced | drops, norm, mark)
     stalled = torch.where(drops, 0, stalled)
     state.measurements = _put(state, state.measurements, {LOWEST: lowest, MARK: mark})
-    state.flags = _put(state, state.flags, {STALLED: stalled})
+    state.replace_flags(_put(state, state.flags, {STALLED: stalled}))
     return (valid & ~drops.unsqueeze(1)) | newest
 
 
@@ -191,7 +191,7 @@ def _weights(state: SolveState, valid: Tensor, slot: int, ridge: float, precisio
         sane = precision * alpha.norm(dim=1) <= MAX_WEIGHT_ROUNDING
         alpha = torch.where(sane.unsqueeze(1), alpha, newest.to(alpha.dtype))
         entries[MIXED] = sane & (valid.sum(1) > 1)
-    state.flags = _put(state, state.flags, entries)
+    state.replace_flags(_put(state, state.flags, entries))
     return alpha
 
 

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..layout import ACTIVE, BEST, FLAGS, IN_START, MEASUREMENTS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class SolveState:
     - `saved_best`: `(B, D)`, the best value of a sample if its slot was needed for a worse one.
     - `slots`: of both rings, m or, without a history, 1.
     - `steps`: evaluations taken in so far.
+    - `active_flags`: `(B,)` int64, the column ACTIVE of `flags`, 1 for a sample that goes on.
     """
 
     start: Tensor
@@ -54,9 +59,13 @@ class SolveState:
     f_ring: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     steps: int = 0
+    active_flags: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.replace_flags(self.flags)
 
     @classmethod
-    def new(cls, start: Tensor, m: int, g_ring: Tensor | None = None) -> SolveState:
+    def new(cls, start: Tensor, m: int, g_ring: Tensor | None = None) -> Self:
         """The state before the first evaluation.
 
         Args:
@@ -75,7 +84,13 @@ class SolveState:
     @property
     def active(self) -> Tensor:
         """`(B,)` bool: which samples go on."""
-        return self.flags[:, ACTIVE].bool()
+        return self.active_flags.bool()
+
+    def replace_flags(self, flags: Tensor) -> None:
+        """Puts another tensor in the place of `flags`, for a step that must not write into a tensor."""
+        self.flags = flags
+        # Once for all steps of a kernel, which writes into `flags`: to index a tensor takes a tenth of a small step.
+        self.active_flags = flags[:, ACTIVE]
 
     def push(self, f: Tensor, value: Tensor) -> tuple[int, Tensor | None]:
         """Puts f and its value into the oldest slot; returns the slot and the value that it held, if any."""
@@ -89,23 +104,22 @@ class SolveState:
         self.steps += 1
         return slot, evicted
 
-    def narrow(self, keep: Tensor) -> SolveState:
+    def narrow(self, keep: Tensor) -> Self:
         """The state of the samples `keep` `(b,)` int64 alone."""
         f_ring = [f[keep] for f in self.f_ring]
         # What a solve returns is most often f itself, which need not be gathered twice.
         values = [g if v is f else v[keep] for f, g, v in zip(self.f_ring, f_ring, self.values, strict=True)]
         g_ring = self.g_ring[:, keep] if isinstance(self.g_ring, Tensor) else [g[keep] for g in self.g_ring]
-        return SolveState(
-            self.start[keep],
-            self.measurements[keep],
-            self.flags[keep],
-            self.gram[keep],
-            g_ring,
-            self.saved_best[keep],
-            self.slots,
-            f_ring,
-            values,
-            self.steps,
+        return replace(
+            self,
+            start=self.start[keep],
+            measurements=self.measurements[keep],
+            flags=self.flags[keep],
+            gram=self.gram[keep],
+            g_ring=g_ring,
+            saved_best=self.saved_best[keep],
+            f_ring=f_ring,
+            values=values,
         )
 
 

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from ..dispatch import implementation
-from ..layout import ACTIVE
 from .reference import anderson_step_reference, fixed_point_step_reference
 from .state import SolveState, StopRule
 
@@ -128,10 +127,9 @@ class FixedPointStep:
             slot, self.beta, stop.tol, stop.relative, stop.batch,
         )  # fmt: skip
         if take_over:
-            active = state.flags[:, ACTIVE]
             # Once a sample has stopped it stays so, and the step writes x_next from then on.
-            self._takes_over_f = all(active.tolist())
-            x_next = f if self._takes_over_f else torch.where(active.bool().unsqueeze(1), f, x)
+            self._takes_over_f = all(state.active_flags.tolist())
+            x_next = f if self._takes_over_f else torch.where(state.active.unsqueeze(1), f, x)
         return Next(x_next, x_cast)
 
 
