@@ -10,3 +10,12 @@ class LdeqError(Exception):
     sentence instead of a traceback. A subclass keeps the standard base that fits it, such as `ValueError`, so that
     ``except ValueError`` still catches it.
     """
+
+    def __init__(self, *args: object) -> None:
+        # A message may quote what it complains of, and a file may hold a word of a million letters.
+        super().__init__(*(_short(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def _short(message: str) -> str:
+    """A long message without its middle."""
+    return message if len(message) <= 1500 else f"{message[:1000]}... ({len(message) - 1300} characters left out) ...{message[-300:]}"
