@@ -18,4 +18,6 @@ class LdeqError(Exception):
 
 def _short(message: str) -> str:
     """A long message without its middle."""
-    return message if len(message) <= 1500 else f"{message[:1000]}... ({len(message) - 1300} characters left out) ...{message[-300:]}"
+    if len(message) <= 1500:
+        return message
+    return f"{message[:1000]}... ({len(message) - 1300} characters left out) ...{message[-300:]}"
