@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu clean
+.PHONY: demo docs test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
@@ -15,6 +15,11 @@ test: lint
 	$(BIN)/python -m pytest
 	$(BIN)/python tools/fuzz.py --rounds 1
 	$(MAKE) --no-print-directory test-device
+
+# The documentation as a folder of pages, build/site; a link or a name that leads nowhere ends it.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
 
 # A million cases; a run that was stopped goes on where it was.
 fuzz: $(VENV)/.installed-dev
@@ -84,14 +89,14 @@ wheel-check: wheel
 bench: $(VENV)/.installed-dev
 	@for file in benchmarks/test_*.py; do $(BIN)/python -m pytest $$file -s || exit 1; done
 	$(BIN)/python benchmarks/table.py
-	$(BIN)/python tools/update_readme.py
+	$(BIN)/python tools/update_documents.py
 
 bench-gpu: $(VENV)/.installed-dev
 	@$(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" \
 		|| { echo "bench-gpu: torch sees no CUDA GPU here, nothing was measured" >&2; exit 2; }
 	$(BIN)/python -m pytest benchmarks -s --device cuda
 	$(BIN)/python benchmarks/table.py
-	$(BIN)/python tools/update_readme.py
+	$(BIN)/python tools/update_documents.py
 
 clean:
 	rm -f ldeq/_C.so ldeq/_C_cuda.so ldeq/_build.json compile_commands.json

@@ -1,0 +1,113 @@
+"""Writes the parts of the documents that come from committed results, so that no figure is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import table as benchmarks  # noqa: E402
+
+OURS = "rwr-4x1 + face-frame"
+CLASSIC = "frame + one-euro"
+
+
+def peers() -> str:
+    """The short comparison of the README: flicker, time and memory."""
+    pipelines, records = _video()["pipelines"], benchmarks.load()
+
+    def flicker_of(name: str) -> str:
+        easy, hard = (pipelines[name][part]["nmf"] for part in ("easy", "hard"))
+        return f"{easy:.0f} / {hard:.0f}"
+
+    rows = [
+        (
+            "flicker (NMF) on easy / hard clips, same weights",
+            flicker_of(OURS),
+            f"each frame alone + One-Euro {flicker_of(CLASSIC)}",
+        ),
+        _times("Anderson solve, 16 evaluations", records["solve_anderson"], ("torchdeq", "published loop")),
+        _times("soft-argmax, forward", records["softargmax_forward"], ("kornia", "dsntnn")),
+        _times("soft-argmax, backward", records["softargmax_backward"], ("kornia", "dsntnn")),
+        _times("training step, paper's model", records["training_step_paper"], ("eager baseline",)),
+    ]
+    memory = records["memory"]["results"]
+    most = list(memory["implicit"])[-1]
+    mib = {name: f"{memory[name][most] / 2**20:.0f} MiB" for name in ("implicit", "unrolled")}
+    rows.append((f"peak memory of a gradient, {most} evaluations", mib["implicit"], f"unrolled {mib['unrolled']}"))
+    lines = ["| | ldeq | others |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+    where = records["solve_anderson"]
+    machine = f"Times on an {where['device']} CPU with {where['threads']} threads"
+    return "\n".join([*lines, "", f"{machine}. What was measured, and how: [results](docs/results.md)."])
+
+
+def scores() -> str:
+    """One row a report, under its protocol."""
+    lines = []
+    for path in sorted(RESULTS.glob("*/report.json")):
+        report = json.loads(path.read_text())
+        row = report["subsets"]["full"]
+        lines += [
+            "| model | NME % | FR10 % | AUC10 | photos |",
+            "| --- | --- | --- | --- | --- |",
+            f"| [{path.parent.name}](results/{path.parent.name}/report.md) | {row['nme']:.2f} | {row['fr10']:.2f} | "
+            f"{row['auc10']:.3f} | {row['images']:.0f} |",
+            "",
+            f"Protocol: {report['protocol']}.",
+            "",
+        ]
+    return "\n".join(lines).rstrip()
+
+
+def flicker() -> str:
+    """The comparisons of the video report, flicker and error, easy and hard."""
+    lines = ["| change in %, easy / hard clips | against | flicker (NMF) | NME |", "| --- | --- | --- | --- |"]
+    for row in _video()["comparisons"]:
+        nmf, nme = (f"{row['easy'][m]:+.1f} / {row['hard'][m]:+.1f}" for m in ("nmf", "nme"))
+        lines.append(f"| {row['with']} | {row['without']} | {nmf} | {nme} |")
+    return "\n".join([*lines, "", f"Protocol: {_video()['protocol']}."])
+
+
+def speed() -> str:
+    """The short table of the benchmarks, with links as docs/kernels.md needs them."""
+    return benchmarks.short(benchmarks.load()).replace("](benchmarks/", "](../benchmarks/")
+
+
+def _video() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((RESULTS / "video" / "video.json").read_text())
+    return document
+
+
+def _times(what: str, record: dict[str, Any], names: tuple[str, ...]) -> tuple[str, str, str]:
+    """Our median, and how many times as long each peer takes."""
+    ours = next(iter(record["results"].values()))["median_ms"]
+    theirs = ", ".join(f"{name} {record['results'][name]['ratio']:.1f} times as long" for name in names)
+    return what, f"{ours:.1f} ms", theirs
+
+
+PARTS = {
+    "README.md": {"peers": peers},
+    "docs/results.md": {"results": scores, "video": flicker},
+    "docs/kernels.md": {"benchmarks": speed},
+}
+"""What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of each document."""
+
+
+def updated(document: str) -> str:
+    """A document with every part in its place."""
+    text = (ROOT / document).read_text()
+    for name, part in PARTS[document].items():
+        head, rest = text.split(f"<!-- {name} -->")
+        _, tail = rest.split(f"<!-- /{name} -->")
+        text = f"{head}<!-- {name} -->\n{part()}\n<!-- /{name} -->{tail}"
+    return text
+
+
+if __name__ == "__main__":
+    for document in PARTS:
+        (ROOT / document).write_text(updated(document))
