@@ -1,7 +1,7 @@
 """Every code block of README.md and of the pages in docs/ runs as it stands, in the order of its page.
 
-A block that cannot run is marked: ``<!-- not run: REASON -->`` on the line before it. ``<!-- needs: MODULE -->`` skips a page where
-an optional package is missing, and ``<!-- file: NAME -->`` writes the block to a file.
+A block that cannot run is marked: ``<!-- not run: REASON -->`` on the line before it. ``<!-- needs: MODULE -->`` skips a page
+if an optional package is missing, and ``<!-- file: NAME -->`` writes the block to a file.
 """
 
 from __future__ import annotations
