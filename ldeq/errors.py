@@ -12,12 +12,13 @@ class LdeqError(Exception):
     """
 
     def __init__(self, *args: object) -> None:
-        # A message may quote what it complains of, and a file may hold a word of a million letters.
-        super().__init__(*(_short(arg) if isinstance(arg, str) else arg for arg in args))
+        # A message may quote what it complains of, and a file may hold a word of many lines or a million letters.
+        super().__init__(*(_sentence(arg) if isinstance(arg, str) else arg for arg in args))
 
 
-def _short(message: str) -> str:
-    """A long message without its middle."""
+def _sentence(message: str) -> str:
+    """The message on one line, a long one without its middle."""
+    message = " ".join(message.splitlines())
     if len(message) <= 1500:
         return message
     return f"{message[:1000]}... ({len(message) - 1300} characters left out) ...{message[-300:]}"

@@ -21,3 +21,10 @@ def test_a_message_of_common_length_is_left_whole():
     assert str(LdeqError("é" * 1500)) == "é" * 1500
     error = DataError("x" * 1501)
     assert isinstance(error, ValueError) and str(error) == "x" * 1000 + "... (201 characters left out) ..." + "x" * 300
+
+
+def test_a_key_with_a_line_break_does_not_break_the_sentence():
+    with pytest.raises(SettingsError) as caught:
+        from_mapping({"a\nb": 1})
+    assert "\n" not in str(caught.value)
+    assert str(LdeqError("one\r\ntwo\nthree", 4)) == "('one two three', 4)"

@@ -3,7 +3,8 @@
 python tools/kill_training.py --kills 200
 
 The run is tiny: drawn faces, a model of a few thousand weights, a save after each epoch, a validation after every second one.
-Each round starts the training, kills it after a random while, and the next round goes on from what is on the disk. In the end
+Each round starts the training and kills it some random moment after it has begun, or after it has saved once or twice; the next
+round goes on from what is on the disk. In the end
 all tensors of the last checkpoint, the weights of the best validation and the log must be those of the run that was left alone,
 bit for bit. If a run has come to its end, the next one starts anew, until there were enough kills.
 """
@@ -90,13 +91,14 @@ def kill_and_compare(kills: int, seed: int, base: Path, epochs: int = 6) -> dict
         nursery.start(str(config))
         begin = time.monotonic()
         assert nursery.wait() == 0
-        whole = time.monotonic() - begin
+        epoch = (time.monotonic() - begin) / (epochs + 1)  # loading takes about as long as an epoch
         config, folder = base / "killed.yaml", base / "killed"
         config.write_text(yaml.safe_dump(settings(folder, epochs)))
         while counts["kills"] < kills or counts["runs"] == 0 or folder.exists():
             child = nursery.start(str(config))
             if counts["kills"] < kills:
-                time.sleep(rng.uniform(0.0, 0.7 * whole))
+                _wait_for_saves(folder, rng.choice((0, 0, 1, 1, 2)), child)
+                time.sleep(rng.uniform(0.0, 2 * epoch))
                 with contextlib.suppress(ProcessLookupError):  # it has just come to its end
                     os.kill(child, signal.SIGKILL)
             status = nursery.wait()
@@ -114,14 +116,33 @@ def kill_and_compare(kills: int, seed: int, base: Path, epochs: int = 6) -> dict
     return counts
 
 
+def _wait_for_saves(folder: Path, count: int, child: int) -> None:
+    """Waits until the training of process `child` has saved so often, or has ended."""
+    seen = _saved(folder)
+    with contextlib.suppress(ProcessLookupError):
+        while count > 0:
+            os.kill(child, 0)
+            time.sleep(0.002)
+            now = _saved(folder)
+            count, seen = count - (now != seen), now
+
+
+def _saved(folder: Path) -> str:
+    return max((p.name for p in folder.glob("step-*.safetensors")), default="")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, help="a JSON file for the counts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ldeq-kills-") as folder:
         counts = kill_and_compare(options.kills, options.seed, Path(folder))
-    print(json.dumps({"seed": options.seed, **counts}))
+    found = json.dumps({"seed": options.seed, **counts})
+    if options.record:
+        options.record.write_text(found + "\n")
+    print(found)
 
 
 if __name__ == "__main__":

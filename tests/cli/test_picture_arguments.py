@@ -183,3 +183,8 @@ def test_an_address_as_the_command_takes_it(
     assert main(command) == 2
     assert "answers 404" in capsys.readouterr().err
     assert [image["image"] for image in json.loads(data.read_text())["images"]] == [address]
+
+
+def test_no_picture_at_all_is_a_sentence() -> None:
+    with pytest.raises(SettingsError, match="no picture was named; give at least one"):
+        find_pictures([])
