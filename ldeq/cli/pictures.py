@@ -83,7 +83,8 @@ def find_pictures(names: Sequence[str]) -> list[Picture]:
         names: files, folders, patterns such as ``photos/*.jpg``, http and https addresses, or ``-``.
 
     Raises:
-        SettingsError: for no name at all, a folder without pictures, a pattern without files, an address of another kind, and a second ``-``.
+        SettingsError: for no name at all, a folder without pictures, a pattern without files, an address of another kind, and a
+            second ``-``.
     """
     if not names:
         raise SettingsError("no picture was named; give at least one, for example face.jpg or photos/")
