@@ -317,7 +317,7 @@ def test_tune_and_test_share_no_photo(photos: FaceSet) -> None:
 def test_clips_of_nothing_are_refused(tmp_path: Path, photos: FaceSet) -> None:
     with pytest.raises(DataError, match="no clip to make"):
         make_clips(photos, tmp_path / "none", easy=0, hard=0)
-    with pytest.raises(DataError, match="can be moved"):
+    with pytest.raises(DataError, match=f"none of the {len(photos_of(photos, 'test'))} photos of cut can be moved"):
         cut = [FaceRecord(r.image, r.points - 100) for r in photos.records]
         make_clips(FaceSet("cut", WFLW98, cut), tmp_path / "cut", easy=1)
 

@@ -76,3 +76,9 @@ def test_layout_survives_pickling() -> None:
 def test_bad_mirror_is_refused() -> None:
     with pytest.raises(ValueError, match="applied twice"):
         Layout("three", 3, (1, 2, 0), (0, 1), {})
+    with pytest.raises(ValueError, match="'three' has 3 landmarks but a mirror map of 2"):
+        Layout("three", 3, (1, 0), (0, 1), {})
+    with pytest.raises(ValueError, match="'three' has 3 landmarks but 2 names"):
+        Layout("three", 3, (1, 0, 2), (0, 1), {}, names=("a", "b"))
+    with pytest.raises(ValueError, match=r"'three' names a landmark outside 0\.\.2"):
+        Layout("three", 3, (1, 0, 2), (0, 3), {})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ldeq.data.layouts import WFLW98
+from ldeq.data.sources import open_faces
 from ldeq.data.synthetic import DIFFICULTIES, SyntheticFaces, render_face
 from ldeq.data.wflw import WFLW_ATTRIBUTES
 
@@ -173,3 +174,11 @@ def test_bad_size_and_index_are_refused() -> None:
         render_face(np.random.default_rng(0), 16)
     with pytest.raises(IndexError, match="set of 2"):
         SyntheticFaces(2).record(2)
+
+
+def test_faces_for_testing_are_not_those_of_training() -> None:
+    train, test, again = (open_faces("synthetic:3#size=64", split) for split in ("train", "test", "test"))
+    assert not np.array_equal(train.record(0).points, test.record(0).points)
+    np.testing.assert_array_equal(test.record(0).points, again.record(0).points)
+    other = open_faces("synthetic:3#size=64,seed=1", "train")
+    assert not np.array_equal(train.record(0).points, other.record(0).points)

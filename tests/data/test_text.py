@@ -54,6 +54,8 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     path.write_bytes(b"one\n" + b"7" * (text_module.LONGEST_LINE + 1))
     with pytest.raises(DataError, match=r"line 2 of .*list.txt has more than 1048576 bytes"):
         lines(path)
+    path.write_bytes(b"one\n" + b"7" * text_module.LONGEST_LINE)
+    assert [len(text) for _, text in lines(path)] == [3, text_module.LONGEST_LINE]
 
 
 @pytest.mark.parametrize("read", [lines, read_text])

@@ -109,6 +109,10 @@ def test_folders_and_splits_that_are_not_there(root: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="needs the folder bboxes and landmarks"):
         (tmp_path / "half" / "videos").mkdir(parents=True)
         load_wflw_v(tmp_path / "half")
+    (tmp_path / "half" / "bboxes").mkdir()
+    (tmp_path / "half" / "landmarks").mkdir()
+    with pytest.raises(DataError, match=r"no video to load for the split 'all' in .*: there is none\."):
+        load_wflw_v(tmp_path / "half", "all")
     (root / "easy.txt").unlink()
     with pytest.raises(DataError, match="or choose split 'all'"):
         load_wflw_v(root, "easy")

@@ -223,6 +223,8 @@ def test_values_mean_what_they_look_like(tmp_path: Path) -> None:
         (f"run.seed={10**30}", "run.seed must be <= 1,099,511,627,776"),
         ("run.epochs=1e30", "run.epochs must be <= 10,000,000"),
         ("run.epochs=true", "run.epochs must be a number, got true"),
+        ("optim.lr=[1, 2]", "optim.lr"),
+        ("optim.lr=2024-01-01", "optim.lr"),
         ("run.batch='99999999'", "run.batch must be <= 1,000,000"),
         ("data.workers=100000", "data.workers must be <= 1,024"),
         ("data.crop=square", "data.crop must be one of"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ldeq.data.layouts import WFLW98
+from ldeq.data.synthetic import SyntheticFaces
 from ldeq.video.filters.face_frame import FaceFrame, FaceFrameSettings, Walk
+from ldeq.video.filters.face_modes import _lids
 
 DEFAULTS = {
     "noise": 0.036, "pose_process": 0.28, "bend_process": 0.0346, "opening_process": 0.066, "detail_process": 0.01,
@@ -71,3 +73,34 @@ def test_noise_grows_where_a_heatmap_is_wider_than_usual_and_usual_follows_slowl
         usual += rate * 0.5 / (s.usual + 0.5) * above
         np.testing.assert_allclose(np.asarray(filter_._usual), usual, rtol=1e-12)
     np.testing.assert_allclose(filter_._variance(None, y, scale, 0.5), (s.noise * s.std_floor) ** 2)
+
+
+def test_a_mode_is_known_as_well_as_the_landmarks_that_it_moves() -> None:
+    """The harmonic mean of the landmarks' variances with the squared steps of the field as weights, one by one."""
+    rng = np.random.default_rng(4)
+    shape = SyntheticFaces(1, seed=3, size=200).record(0).points.astype(np.float64)
+    filtered = FaceFrame(FaceFrameSettings(), WFLW98)
+    filtered._first(shape, np.full(98, 0.01))
+    variance = rng.uniform(0.1, 3.0, 98)
+    found = filtered._mode_variance(variance)
+    fields = filtered._modes.fields.reshape(98, 2, -1)
+    for mode in range(fields.shape[-1]):
+        steps = [float((fields[k, :, mode] ** 2).sum()) for k in range(98)]
+        expected = sum(steps) / sum(s / v for s, v in zip(steps, variance.tolist(), strict=True))
+        assert found.reshape(-1)[mode] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("y", [0.0, 100.0, -100.0])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("count", [8, 6])
+def test_upper_and_lower_lid_are_told_apart_wherever_the_eye_lies(y: float, turned: bool, count: int) -> None:
+    angle = np.linspace(0, 2 * math.pi, count, endpoint=False)
+    ring = np.stack([-np.cos(angle), -0.3 * np.sin(angle) + y], -1)  # from the left corner over the upper lid
+    line = list(range(count))
+    if turned:
+        line = [line[0], *line[:0:-1]]
+    upper, lower = _lids(ring, line)
+    above = ring[:, 1] < y - 0.01
+    below = ring[:, 1] > y + 0.01
+    assert (upper[above] > 0.1).all() and (lower[above] == 0).all()
+    assert (lower[below] > 0.1).all() and (upper[below] == 0).all()

@@ -298,3 +298,15 @@ def test_flicker_is_that_of_white_noise_and_none_for_steady_motion() -> None:
     noisy = (steady + rng.normal(0, 1.5, steady.shape)).astype(np.float32)
     # The size is that of the noisy points, a little larger.
     assert mean(noisy) == pytest.approx(100 * np.sqrt(3) * 1.5 / size, rel=0.06)
+
+
+def test_nothing_is_searched_for_where_there_is_room_for_no_more_faces(lm: Landmarker) -> None:
+    looks = []
+
+    def detector(image: Picture) -> NDArray[np.float64]:
+        looks.append(1)
+        return np.array([tight(drawn(3)[1])])
+
+    with lm.stream(detector=detector, max_faces=1, detect_every=1) as stream:
+        assert [[f.id for f in stream(frame)] for frame in moving(3, 4)] == [[0]] * 4
+    assert len(looks) == 1

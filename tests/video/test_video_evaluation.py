@@ -76,10 +76,12 @@ def test_it_is_what_the_tracker_says_frame_by_frame(videos: VideoSet, model: LDE
     tracks = track_videos(Tracker(model, settings=TrackingSettings(**LENIENT)), videos, "given", batch=1)
     for track, record in zip(tracks, videos.records, strict=True):
         tracker = Tracker(model, settings=TrackingSettings(**LENIENT))
-        state = tracker.start()
+        state, evaluations = tracker.start(), 0
         for t, frame in enumerate(record.frames()):
             estimate = tracker.step([frame], [state], record.boxes[t : t + 1])[0]
             np.testing.assert_array_equal(estimate.points.astype(np.float32), track.predicted[t])
+            evaluations += estimate.evaluations
+        assert track.evaluations == evaluations / len(record)
         np.testing.assert_array_equal(track.points, record.points)
         assert track.fps == 30
 
@@ -100,6 +102,7 @@ def test_jitter_is_seeded_per_video_and_of_its_size() -> None:
     np.testing.assert_array_equal(jittered(boxes, 0.0, np.random.default_rng(0)), boxes)
     wild = jittered(boxes, 5.0, np.random.default_rng(0))
     assert (wild[:, 2:] > wild[:, :2]).all()
+    assert np.abs(wild - boxes).max() == pytest.approx(0.2 * 100)  # a fifth of the longer side
 
 
 def made_tracks() -> list[VideoTrack]:

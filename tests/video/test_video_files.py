@@ -109,6 +109,8 @@ def test_what_is_written_plays_in_a_browser(tmp_path: Path) -> None:
     with av.open(str(out.path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+        # Tagged as BT.709 in the limited range: what is not tagged is guessed from the size of the picture.
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
     data = out.path.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
 
@@ -439,3 +441,21 @@ def test_flipped_bits_that_the_decoder_conceals_are_told(tmp_path: Path) -> None
     assert marked
     assert count
     assert video.problem is not None and "is damaged" in video.problem
+
+
+def test_up_to_a_fiftieth_of_the_frames_may_be_missing_without_a_word(tmp_path: Path) -> None:
+    """Containers count frames that no decoder shows; a real loss is larger."""
+    path = write_clip(tmp_path / "a.mkv", [pattern(32, 32, t) for t in range(20)])
+    for counted, told in ((22, False), (23, True), (1000, True)):
+        with VideoReader(path) as video:
+            video.count = counted
+            assert sum(1 for _ in video) == 20
+        assert (video.problem is not None) == told, counted
+        if told:
+            assert f"20 of its {counted} frames could be read" in str(video.problem)
+    path = write_clip(tmp_path / "b.mkv", [pattern(32, 32, t) for t in range(147)])
+    for counted, told in ((150, False), (151, True)):
+        with VideoReader(path) as video:
+            video.count = counted
+            assert sum(1 for _ in video) == 147
+        assert (video.problem is not None) == told, counted
