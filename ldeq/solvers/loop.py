@@ -64,7 +64,7 @@ class _Solve:
         state = self.state = solver.state(self.x, value_dtype, f_dtype, step.compiled)
         ring = state.g_ring
         # Motion is judged after the step, which must then not see convergence in any residual.
-        tol = -1.0 if self.motion is not None else solver.tol
+        tol = -1.0 if self.motion is not None else float(solver.tol)
         stop = StopRule(tol, solver.stop != "absolute", solver.stop_scope == "batch")
         for i in range(solver.max_iter):
             if i > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -119,3 +120,14 @@ def test_a_residual_with_a_scale_is_measured_by_the_tolerance() -> None:
     watch = ConvergenceWatch(tol=0.01, relative=False, total_steps=1)
     assert all(watch.update(1.0, 9.9) is None for _ in range(100))
     assert any(watch.update(1.0, 10.1) for _ in range(50))
+
+
+def test_the_speed_counts_every_picture_of_a_step(make_settings: Make) -> None:
+    trainer = Trainer(make_settings(data={"train": ["synthetic:4#size=48"], "val": []}), Console(False))
+    item = next(iter(trainer.data.batches(0, 0)))
+    trainer.train_step(item, 1e-3)
+    begin = time.perf_counter()
+    row = trainer.train_step(item, 1e-3)
+    seconds = time.perf_counter() - begin
+    # The step's own clock stops a little earlier.
+    assert len(item["image"]) <= row["images_per_s"] * seconds < 2 * len(item["image"])

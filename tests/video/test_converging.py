@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ldeq.cli import main
 from ldeq import Landmarker
+from ldeq.cli import main
 from ldeq.data import crop_box, crop_matrix, transform_points, write_image
 from ldeq.data.synthetic import SyntheticFaces
 from ldeq.engine import load_pretrained
@@ -57,8 +58,13 @@ def test_the_light_of_a_heatmap_lies_where_its_landmark_is() -> None:
 
 
 def test_landmarks_are_drawn_where_the_readout_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(converging, "draw_landmarks", lambda image, points: seen.append(points) or image)
+    seen: list[NDArray[np.float64]] = []
+
+    def noted(image: NDArray[np.uint8], points: NDArray[np.float64]) -> NDArray[np.uint8]:
+        seen.append(points)
+        return image
+
+    monkeypatch.setattr(converging, "draw_landmarks", noted)
     faces = SyntheticFaces(1, seed=3, size=200)
     image, points = faces.read(0), faces.record(0).points
     square = crop_box("landmarks", points=points, scale=1.2)

@@ -84,7 +84,7 @@ class AndersonStep:
         history_dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> None:
-        self.beta, self.ridge, self.safeguards, self.history_dtype = beta, ridge, safeguards, history_dtype
+        self.beta, self.ridge, self.safeguards, self.history_dtype = float(beta), float(ridge), safeguards, history_dtype
         self._run = implementation("anderson_step", like, backend)
         self.compiled = self._run is not anderson_step_reference
 
@@ -107,7 +107,7 @@ class FixedPointStep:
     """The (damped) fixed-point step on the backend that serves a tensor; arguments as in `AndersonStep`."""
 
     def __init__(self, like: Tensor, *, beta: float = 1.0, backend: str | None = None) -> None:
-        self.beta = beta
+        self.beta = float(beta)
         self._run = implementation("fixed_point_step", like, backend)
         self.compiled = self._run is not fixed_point_step_reference
         # On a CPU, asking whether every sample is still active is free. The next x is then f itself, and a third of the bytes
