@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .data import Layout
+from .pose import HeadPose, head_pose
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face.
+    """One face. In a stream with a filter, pose and openings come from the filtered points.
 
     Attributes:
         points: `(K, 2)` float32, x and y in pixels of the picture; the centre of the first pixel is (0, 0).
@@ -34,6 +36,34 @@ class Face:
     id: int | None = None
     reset: str | None = None
     score: float | None = None
+
+    @cached_property
+    def pose(self) -> HeadPose | None:
+        """How the head is turned, in degrees (`ldeq.pose`); None for a layout of one's own."""
+        return head_pose(self.points, self.layout)
+
+    @cached_property
+    def openings(self) -> dict[str, float]:
+        """How far the ``"mouth"``, the ``"left_eye"`` and the ``"right_eye"`` are open, over the distance of their corners.
+
+        0 is closed; an eye at rest has about 0.3. Empty for a layout without them. Left is as seen in the picture.
+        """
+        found = {}
+        for name, opening in self.layout.openings.items():
+            width = float(np.linalg.norm(self.points[opening.upper[-1]] - self.points[opening.upper[0]]))
+            found[name] = float(opening.width(self.points)) / width if width > 0 else 0.0
+        return found
+
+    def part(self, *names: str) -> NDArray[np.float32]:
+        """The points of some parts, `(n, 2)` pixels, in the order of the layout.
+
+        Args:
+            names: parts of the layout, such as ``"left_eye"``, or ``"jaw"``, ``"brows"``, ``"nose"``, ``"eyes"``, ``"mouth"``.
+
+        Raises:
+            UnknownPartError: for an unknown name.
+        """
+        return self.points[list(self.layout.indices(*names))]
 
     @classmethod
     def of(

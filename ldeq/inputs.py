@@ -32,6 +32,45 @@ def checked_picture(image: Any, what: str = "image must be") -> NDArray[np.uint8
     return image
 
 
+def picture_from(image: Any) -> NDArray[np.uint8]:
+    """A picture from what other libraries hold: `(H, W, 3)` RGB uint8.
+
+    Args:
+        image: an RGB array `(H, W, 3)` uint8; a Pillow image, turned upright as its EXIF data says; or a tensor `(3, H, W)`,
+            on any device, of uint8 or of floats from 0 to 1.
+
+    Raises:
+        InputError: for anything else, and for floats outside of 0 to 1.
+    """
+    what = "image must be a path, a Pillow image, a tensor (3, H, W) or"
+    if hasattr(image, "detach") and hasattr(image, "permute"):
+        return _from_tensor(image, what)
+    if hasattr(image, "getexif") and hasattr(image, "convert"):
+        from PIL import ImageOps
+
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+    return checked_picture(image, what)
+
+
+def _from_tensor(image: Any, what: str) -> NDArray[np.uint8]:
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise InputError(f"{what} an RGB uint8 array (H, W, 3), got a tensor of shape {tuple(image.shape)}")
+    array = image.detach().cpu().permute(1, 2, 0)
+    if array.is_floating_point():
+        array = array.float()
+        low, high = float(array.min()), float(array.max())
+        if not 0 <= low <= high <= 1:  # NaN is refused, too
+            raise InputError(
+                f"a tensor of floats must lie between 0 and 1, got {low:.3g} to {high:.3g}; undo its normalisation"
+            )
+        array = (array * 255).round()
+    elif str(array.dtype) != "torch.uint8":
+        raise InputError(
+            f"{what} an RGB uint8 array (H, W, 3), got a tensor of {array.dtype}; use uint8, or floats from 0 to 1"
+        )
+    return np.ascontiguousarray(array.numpy().astype(np.uint8))
+
+
 # Boxes reach outside their picture where a face does. One that is this many times as far away, or as large, is in other units.
 FARTHEST_BOX = 32
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -16,15 +16,18 @@ from .engine.device import resolve_device
 from .engine.settings import SettingsError
 from .engine.weights import Pretrained, load_pretrained
 from .face import Face
-from .inputs import InputError, checked_boxes, checked_picture
+from .inputs import InputError, checked_boxes, picture_from
 from .models.inference.engine import ENGINES, choose_engine
 from .models.inference.onnxruntime_engine import onnxruntime_missing
 from .threads import ThreadChoice, apply_threads, choose_threads
-from .video.filters import make_filter
+from .video.filters import filter_from_text
 from .video.stream import PointFilter, Stream
 from .video.tracking import FaceState, Tracker, TrackingSettings
 
-Image = str | Path | NDArray[np.uint8]
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+    Image = str | Path | NDArray[np.uint8] | torch.Tensor | PillowImage
 
 
 class Landmarker:
@@ -89,7 +92,8 @@ class Landmarker:
         """Landmarks of every face.
 
         Args:
-            image: a path, or an RGB picture `(H, W, 3)` uint8.
+            image: a path, an RGB picture `(H, W, 3)` uint8, a Pillow image, or a tensor `(3, H, W)` of uint8 or of floats from
+                0 to 1.
             boxes: `(N, 4)`, x1 y1 x2 y2 in pixels, tight around the landmarks (jaw to brows); no detector runs then.
             cropped: the picture is one face, cropped as for training; no detector runs then.
             refine: how often the crop is taken anew around the landmarks found. By default twice behind the detector, whose
@@ -103,23 +107,61 @@ class Landmarker:
             ImageError: if the file cannot be read.
             InputError: for a picture or boxes of another shape, or boxes far outside the picture.
         """
-        pixels = _pixels(image)
+        return self.batch([image], None if boxes is None else [boxes], cropped=cropped, refine=refine)[0]
+
+    def batch(
+        self,
+        images: Sequence[Image],
+        boxes: Sequence[ArrayLike] | None = None,
+        *,
+        cropped: bool = False,
+        refine: int | None = None,
+    ) -> list[list[Face]]:
+        """Landmarks of every face of several pictures, which the model sees together.
+
+        Args:
+            images: pictures of any sizes, each as in a call for one.
+            boxes: for each picture its `(N, 4)` boxes.
+            cropped: each picture is one face, cropped as for training.
+            refine: as in a call for one.
+
+        Returns:
+            For each picture its faces.
+
+        Raises:
+            ImageError: if a file cannot be read.
+            InputError: for a picture or boxes of another shape, boxes far outside their picture, or not as many lists of boxes
+                as pictures.
+        """
         if boxes is not None and cropped:
             raise ValueError("give boxes or cropped=True, not both")
-        if cropped:
-            height, width = pixels.shape[:2]
-            side = float(max(height, width))
-            squares = [SquareBox.about((width - 1) / 2, (height - 1) / 2, side)]
-        else:
-            tight = detect_faces(pixels) if boxes is None else checked_boxes(boxes, pixels.shape)
-            squares = [crop_box("box", box=b, scale=self.pretrained.crop_scale) for b in tight]
-        if not squares:
-            return []
+        if boxes is not None and len(boxes) != len(images):
+            raise InputError(f"boxes must hold one list for each of the {len(images)} pictures, got {len(boxes)}")
         if refine is None:
             refine = 2 if boxes is None and not cropped else 0
-        frame_alone = Tracker(self.model, self.pretrained.crop_scale, TrackingSettings(rwr=False), self.layout)
-        states = [FaceState(square, refine) for square in squares]
-        return [Face.of(e.points, e.std, self.layout, score=e.score) for e in frame_alone.step([pixels] * len(states), states)]
+        pictures = [_pixels(image) for image in images]
+        frames: list[NDArray[np.uint8]] = []
+        states: list[FaceState] = []
+        owners: list[int] = []
+        for owner, pixels in enumerate(pictures):
+            for square in self._squares(pixels, None if boxes is None else boxes[owner], cropped):
+                frames.append(pixels)
+                states.append(FaceState(square, refine))
+                owners.append(owner)
+        faces: list[list[Face]] = [[] for _ in pictures]
+        if states:
+            frame_alone = Tracker(self.model, self.pretrained.crop_scale, TrackingSettings(rwr=False), self.layout)
+            for owner, e in zip(owners, frame_alone.step(frames, states), strict=True):
+                faces[owner].append(Face.of(e.points, e.std, self.layout, score=e.score))
+        return faces
+
+    def _squares(self, pixels: NDArray[np.uint8], boxes: ArrayLike | None, cropped: bool) -> list[SquareBox]:
+        """The crops of a picture."""
+        if cropped:
+            height, width = pixels.shape[:2]
+            return [SquareBox.about((width - 1) / 2, (height - 1) / 2, float(max(height, width)))]
+        tight = detect_faces(pixels) if boxes is None else checked_boxes(boxes, pixels.shape)
+        return [crop_box("box", box=b, scale=self.pretrained.crop_scale) for b in tight]
 
     def stream(
         self,
@@ -146,7 +188,8 @@ class Landmarker:
         Args:
             rwr: recurrence without recurrence, each frame from the last one's state; off solves each frame alone.
             iters: cell evaluations a frame with RwR. Fewer remember more.
-            smooth: a causal filter for each face: a name of `ldeq.video.filters`, a function that makes one, None for none.
+            smooth: a causal filter for each face: a name of `ldeq.video.filters`, with settings if wanted, as in
+                ``"one-euro,beta=20,mouth.beta=60"``; a function that makes one; None for none.
             boxes: `(N, 4)` tight boxes of the faces in the first frame, instead of the detector.
             detector: ``"haar"``, ``"yunet:FILE"``, or a function from picture to boxes.
             detect_every: frames between two searches for faces that came in; 0 searches only where there is no face.
@@ -162,9 +205,9 @@ class Landmarker:
         tracker = Tracker(self.model, self.pretrained.crop_scale, how, self.layout)
         if isinstance(smooth, str):
             name = smooth
-            if not make_filter(name, self.layout).causal:
+            if not filter_from_text(name, self.layout).causal:
                 raise ValueError(f"the {name} filter looks at later frames, which a stream does not have; choose a causal one")
-            smooth = lambda: make_filter(name, self.layout)  # noqa: E731
+            smooth = lambda: filter_from_text(name, self.layout)  # noqa: E731
         return Stream(
             tracker,
             self.layout,
@@ -193,4 +236,4 @@ def _checked_engine(engine: str, device: torch.device) -> str:
 def _pixels(image: Image) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         return read_image(image, exif=True)
-    return checked_picture(image, "image must be a path or")
+    return picture_from(image)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,6 +24,8 @@ from ..models.inference.packed import packing_missing
 from ..ops import available_backends
 from ..ops.library import show_config
 from ..threads import choose_threads
+from ..video.encoders import choose_encoder
+from ..video.reading import DEFAULT_RATE, VideoError, require_av
 
 
 @dataclass
@@ -66,6 +70,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "engine": _engines(),
         "backends": available_backends(),
         "kernels": show_config(verbose=False),
+        "video": {"pyav": _pyav(), "encoder": _encoder(), "camera": _camera()},
         "detector": {"faces": _detector()},
         "models": {name: _model(name) for name in shipped_models()} or {"none": "no model is shipped with this build"},
     }
@@ -84,6 +89,30 @@ def _engines() -> dict[str, str]:
         "torch": packing_missing() or "packed convolutions of oneDNN",
         "onnxruntime": missing or version("onnxruntime"),
     }
+
+
+def _pyav() -> str:
+    try:
+        return str(require_av().__version__)
+    except VideoError as error:
+        return f"missing: {error}"
+
+
+def _encoder() -> str:
+    """What writes videos, and whether they play in browsers."""
+    try:
+        encoder = choose_encoder(require_av(), ".mp4", 1280, 720, DEFAULT_RATE)
+    except VideoError as error:
+        return f"missing: {error}"
+    return f"{encoder.name}: {encoder.plays or 'H.264, which plays everywhere'}"
+
+
+def _camera() -> str:
+    """Which cameras there are; they are not opened, since that lights their lamp."""
+    if not sys.platform.startswith("linux"):
+        return "not looked for; try: ldeq webcam"
+    found = sorted(Path("/dev").glob("video[0-9]*"))
+    return ", ".join(map(str, found)) if found else "none: there is no /dev/video*"
 
 
 def _bf16() -> str:

@@ -18,7 +18,7 @@ from ..files import user_path
 from ..landmarker import Landmarker
 from ..threads import ThreadChoice, ThreadTuner
 from ..video.drawing import Comparison, draw_faces
-from ..video.filters import DEFAULT, FILTERS, make_filter
+from ..video.filters import DEFAULT, FILTERS, filter_from_text
 from ..video.landmark_files import CsvLandmarks, JsonLandmarks, LandmarkWriter, landmarks_partial
 from ..video.reading import VideoError, VideoFrame
 from ..video.stream import SAME_FACE, Stream, overlap
@@ -40,7 +40,8 @@ class Pipeline:
     views: int = 4
     """Ways in which each face is looked at, 1, 2 or 4: 4 flicker least, and cost as much as each frame alone."""
     smooth: str = "auto"
-    """auto, none, or a causal filter: ema, one-euro, savgol-causal, face-frame."""
+    """auto, none, or a causal filter: ema, one-euro, mediapipe (its settings), savgol-causal, face-frame. With settings if
+    wanted, for parts of the face, too: one-euro,beta=20,mouth.beta=60."""
     detector: str = "haar"
     """haar, or yunet:FILE with a YuNet ONNX file."""
     detect_every: int = 0
@@ -58,7 +59,7 @@ class Pipeline:
         if name is None:
             return None
         try:
-            causal = make_filter(name, landmarker.layout).causal
+            causal = filter_from_text(name, landmarker.layout).causal
         except ValueError as error:
             raise SettingsError(f"--smooth: {error}") from error
         if not causal:

@@ -114,6 +114,8 @@ class Outputs:
             FileError: if the path cannot be one.
         """
         folder = user_path(path)
+        if str(path) == "-":
+            raise SettingsError(f"{option} - is no name of a folder; choose another name")
         if folder.exists() and not folder.is_dir():
             raise SettingsError(f"{option} {folder} is a file; give the name of a folder")
         for name in names:

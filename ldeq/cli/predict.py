@@ -17,8 +17,9 @@ from ..data import ImageError, crop_box, draw_landmarks
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..face import Face
-from ..files import user_path, write_atomically
+from ..files import user_path
 from ..inputs import InputError
+from ..label_files import FORMATS, Found, check_format, face_record, write_labels
 from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
 from .outputs import Outputs
@@ -38,7 +39,11 @@ class Predict:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where the picture with its landmarks goes; a folder for several pictures."""
     json: Path | None = None
-    """Where points, deviations and boxes go."""
+    """Where points, deviations, boxes, pose and openings go."""
+    labels: Path | None = None
+    """Where the landmarks go as --format says; for pts a folder."""
+    format: str | None = None
+    """Of --labels: csv, json, coco, wflw or pts. Without it the suffix decides: .csv, .json, or a folder for pts."""
     converge: Path | None = None
     """Where a GIF of the first face's heatmaps goes, evaluation by evaluation."""
     box: str | None = None
@@ -57,8 +62,12 @@ class Predict:
         pictures = find_pictures(self.images)
         places = self._places(pictures)
         landmarker = Landmarker.load(self.model, self.device, threads="auto")
-        results, failures = [], 0
-        for picture, drawn in zip(pictures, places, strict=True):
+        if kind := self._format():
+            check_format(kind, landmarker.layout)
+        found: list[Found] = []
+        failures = 0
+        stems = output_names(pictures, "")
+        for picture, stem, drawn in zip(pictures, stems, places, strict=True):
             try:
                 image = picture.read()
                 faces = landmarker(image, boxes, cropped=self.cropped)
@@ -66,7 +75,8 @@ class Predict:
                 print(f"skipped: {error if isinstance(error, ImageError) else f'{picture.name}: {error}'}", file=sys.stderr)
                 failures += 1
                 continue
-            results.append({"image": picture.name, "faces": [_record(face) for face in faces]})
+            height, width = image.shape[:2]
+            found.append(Found(picture.name, picture.path, stem, width, height, faces))
             print(f"{picture.name}: {len(faces)} {'face' if len(faces) == 1 else 'faces'}")
             if not faces:
                 print("  none found; give a box with --box x1,y1,x2,y2, or --cropped for a face crop", file=sys.stderr)
@@ -77,12 +87,14 @@ class Predict:
                 write_animation(self.converge, draw_convergence(landmarker.pretrained, image, square))
                 print(f"  wrote {self.converge}")
         if self.json:
-            document = {"model": self.model, "layout": landmarker.layout.name, "images": results}
-            write_atomically(self.json, json.dumps(document, indent=1) + "\n")
+            write_labels(user_path(self.json), "json", found, landmarker.layout, self.model)
             print(f"wrote {self.json}")
-        if not (self.out or self.json or self.converge):
-            for result in results:
-                print(json.dumps(result))
+        if self.labels and kind:
+            written = write_labels(user_path(self.labels), kind, found, landmarker.layout, self.model)
+            print(f"wrote {written[0]}" if len(written) == 1 else f"wrote {len(written)} files to {self.labels}")
+        if not (self.out or self.json or self.labels or self.converge):
+            for result in found:
+                print(json.dumps({"image": result.name, "faces": [face_record(face) for face in result.faces]}))
         return 2 if failures else 0
 
     def _places(self, pictures: list[Picture]) -> list[Path | None]:
@@ -102,7 +114,34 @@ class Predict:
             outputs.file("--json", self.json)
         if self.converge:
             outputs.file("--converge", self.converge)
+        self._check_labels(outputs, pictures)
         return places
+
+    def _format(self) -> str | None:
+        """Of --labels; None without it."""
+        if self.labels is None:
+            if self.format:
+                raise SettingsError("--format has no effect without --labels; add --labels FILE, or leave it out")
+            return None
+        if self.format and self.format not in FORMATS:
+            raise SettingsError(f"unknown --format {self.format!r}; choose one of {', '.join(FORMATS)}")
+        suffix = self.labels.suffix.lower().removeprefix(".")
+        guess = suffix if suffix in ("csv", "json") else None if suffix else "pts"
+        if (kind := self.format or guess) is None:
+            raise SettingsError(f"--labels {self.labels} does not tell its format; add --format {', '.join(FORMATS)}")
+        return kind
+
+    def _check_labels(self, outputs: Outputs, pictures: list[Picture]) -> None:
+        kind = self._format()
+        if kind is None or self.labels is None:
+            return
+        if kind != "pts":
+            outputs.file("--labels", self.labels)
+            return
+        folder = outputs.folder("--labels", self.labels, output_names(pictures, ".pts"))
+        # They may be labels that somebody made by hand, which lie beside the pictures as well.
+        if folder.exists() and next(folder.glob("*.pts"), None):
+            raise SettingsError(f"--labels {folder} holds .pts files already; choose another folder")
 
     def _drawings(self, outputs: Outputs, pictures: list[Picture], path: Path) -> list[Path | None]:
         out, several = user_path(path), len(pictures) > 1
@@ -142,12 +181,3 @@ def parse_box(text: str | None) -> list[list[float]] | None:
     if not (x1 < x2 and y1 < y2):
         raise SettingsError(f"--box takes x1,y1,x2,y2 with x1 < x2 and y1 < y2, got {text!r}")
     return [[x1, y1, x2, y2]]
-
-
-def _record(face: Face) -> dict[str, object]:
-    return {
-        "box": [round(v, 2) for v in face.box],
-        "points": [[round(float(x), 2), round(float(y), 2)] for x, y in face.points],
-        "std": [round(float(v), 3) for v in face.std],
-        "score": None if face.score is None else round(face.score, 4),
-    }

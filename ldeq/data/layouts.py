@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from ldeq.errors import LdeqError
+
 
 @dataclass(frozen=True)
 class Part:
@@ -39,6 +41,20 @@ class Opening:
         points = np.asarray(points)
         upper, lower = (points[..., list(line[1:-1]), :] for line in (self.upper, self.lower))
         return np.linalg.norm(upper - lower, axis=-1).mean(-1)
+
+
+class UnknownPartError(LdeqError, ValueError):
+    """A part of the face that a layout does not have; the message names those that it has."""
+
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "jaw": ("contour",),
+    "brows": ("left_brow", "right_brow"),
+    "nose": ("nose_ridge", "nostrils"),
+    "eyes": ("left_eye", "right_eye", "left_pupil", "right_pupil"),
+    "mouth": ("outer_lip", "inner_lip"),
+}
+"""Names for several parts of a face together; parts that a layout lacks are left out."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,19 @@ class Layout:
     def mirror_index(self) -> np.ndarray:
         """`mirror` as an int64 array of shape `(K,)`, for indexing."""
         return np.asarray(self.mirror, dtype=np.int64)
+
+    def indices(self, *names: str) -> tuple[int, ...]:
+        """The landmarks of parts such as ``"left_eye"``, or of `GROUPS` such as ``"mouth"``, in the order of the layout.
+
+        Raises:
+            UnknownPartError: for a name of neither; the message names those that are known.
+        """
+        groups = {name: [part for part in parts if part in self.parts] for name, parts in GROUPS.items()}
+        known = {**{name: [name] for name in self.parts}, **{name: parts for name, parts in groups.items() if parts}}
+        for name in names:
+            if name not in known:
+                raise UnknownPartError(f"layout {self.name!r} has no part {name!r}: choose from {', '.join(known)}.")
+        return tuple(sorted({i for name in names for part in known[name] for i in self.parts[part].indices}))
 
     def mirror_points(self, points: np.ndarray, width: float) -> np.ndarray:
         """Labels of the horizontally mirrored image.

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import label_files
 from ..data import Layout
 from ..face import Face
 from ..files import followed, is_special, user_path
+from ..pose import HeadPose
 from .reading import VideoError
 
 
@@ -96,8 +98,8 @@ class LandmarkWriter:
 class JsonLandmarks(LandmarkWriter):
     """A document with the given facts, ``"frames"``, and whether it is ``"complete"``.
 
-    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset", "score"}, ...]}``. Points and
-    deviations are in pixels.
+    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset", "score",
+    "pose", "openings"}, ...]}``. Points and deviations are in pixels.
     """
 
     def __init__(self, path: str | Path, facts: dict[str, Any]) -> None:
@@ -116,21 +118,25 @@ class JsonLandmarks(LandmarkWriter):
 
 
 class CsvLandmarks(LandmarkWriter):
-    """A row a face: frame, time, face, reset, score, its box x1, y1, x2, y2, then x, y and std of each landmark; in pixels."""
+    """A row a face: frame, time, face, reset, score, its box x1, y1, x2, y2; x, y and std of each landmark, in pixels; yaw,
+    pitch and roll in degrees; the openings of mouth and eyes (`Face.openings`)."""
 
     def __init__(self, path: str | Path, layout: Layout) -> None:
         super().__init__(path)
         self._rows = csv.writer(self._file)
         names = [f"{what}_{i}" for i in range(layout.count) for what in ("x", "y", "std")]
-        self._rows.writerow(["frame", "time", "face", "reset", "score", "x1", "y1", "x2", "y2", *names])
+        self._openings = list(layout.openings)
+        told = [*HeadPose._fields, *(f"{name}_open" for name in self._openings)]
+        self._rows.writerow(["frame", "time", "face", "reset", "score", "x1", "y1", "x2", "y2", *names, *told])
 
     def _append(self, frame: int, time: float, faces: Sequence[Face]) -> None:
         for face in faces:
             r = face_record(face)
             values = [v for (x, y), s in zip(r["points"], r["std"], strict=True) for v in (x, y, s)]
-            self._rows.writerow(
-                [frame, round(time, 6), r["id"], r["reset"] or "", "" if r["score"] is None else r["score"], *r["box"], *values]
-            )
+            known = [r["id"], r["reset"] or "", "" if r["score"] is None else r["score"]]
+            pose = [""] * len(HeadPose._fields) if r["pose"] is None else list(r["pose"].values())
+            openings = [r["openings"][name] for name in self._openings]
+            self._rows.writerow([frame, round(time, 6), *known, *r["box"], *values, *pose, *openings])
 
 
 def landmarks_partial(path: Path) -> Path:
@@ -142,12 +148,8 @@ def landmarks_partial(path: Path) -> Path:
 
 
 def face_record(face: Face) -> dict[str, Any]:
-    """A face as plain numbers: pixels to a hundredth, deviations to a thousandth."""
-    return {
-        "id": face.id,
-        "box": [round(v, 2) for v in face.box],
-        "points": [[round(float(x), 2), round(float(y), 2)] for x, y in face.points],
-        "std": [round(float(v), 3) for v in face.std],
-        "reset": face.reset,
-        "score": None if face.score is None else round(face.score, 4),
+    """A face of a video as plain numbers: as in a picture, with its number and why it was started anew."""
+    known = label_files.face_record(face)
+    return {"id": face.id, **{k: known[k] for k in ("box", "points", "std")}, "reset": face.reset} | {
+        k: known[k] for k in ("score", "pose", "openings")
     }

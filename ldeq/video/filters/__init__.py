@@ -2,9 +2,19 @@
 
 from .base import CausalFilter, Filter, filter_track
 from .face_frame import FaceFrame, FaceFrameSettings
-from .factory import FILTERS, make_filter
+from .factory import FILTERS, filter_from_text, make_filter
 
 DEFAULT = "face-frame"
 """What ``ldeq video`` uses."""
 
-__all__ = ["DEFAULT", "FILTERS", "CausalFilter", "FaceFrame", "FaceFrameSettings", "Filter", "filter_track", "make_filter"]
+__all__ = [
+    "DEFAULT",
+    "FILTERS",
+    "CausalFilter",
+    "FaceFrame",
+    "FaceFrameSettings",
+    "Filter",
+    "filter_from_text",
+    "filter_track",
+    "make_filter",
+]

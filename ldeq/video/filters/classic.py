@@ -76,6 +76,34 @@ class OneEuro(CausalFilter):
 
 
 @dataclass(frozen=True)
+class MediaPipeSettings(OneEuroSettings):
+    """Those with which MediaPipe smooths the landmarks of a face."""
+
+    min_cutoff: float = 0.05
+    beta: float = 80.0
+    derivative_cutoff: float = 1.0
+
+
+class MediaPipeOneEuro(OneEuro):
+    """MediaPipe's One-Euro filter, as a baseline: the speed is the step from the last *raw* value.
+
+    Its unit is the mean of the face's width and height, as in MediaPipe's landmark smoothing.
+    """
+
+    def _first(self, y: Array, std: Array | None) -> None:
+        super()._first(y, std)
+        self._raw = y
+
+    def _next(self, y: Array, std: Array | None, dt: float) -> Array:
+        s = self.settings
+        size = np.maximum(np.ptp(y, axis=-2).mean(-1), 1e-9)[..., None, None]
+        self._dx = self._dx + smoothing_gain(s.derivative_cutoff, dt) * ((y - self._raw) / (dt * size) - self._dx)
+        self._raw = y
+        self._x = self._x + smoothing_gain(s.min_cutoff + s.beta * np.abs(self._dx), dt) * (y - self._x)
+        return self._x.copy()
+
+
+@dataclass(frozen=True)
 class SavitzkyGolaySettings:
     window: int = 7
     """Frames; odd for the filter that looks ahead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,16 +17,20 @@ from .classic import (
     EMASettings,
     Gaussian,
     GaussianSettings,
+    MediaPipeOneEuro,
+    MediaPipeSettings,
     OneEuro,
     OneEuroSettings,
     SavitzkyGolay,
     SavitzkyGolaySettings,
 )
 from .face_frame import FaceFrame, FaceFrameSettings
+from .parts import PartsFilter
 
 FILTERS: dict[str, tuple[type[Filter], type]] = {
     "ema": (EMA, EMASettings),
     "one-euro": (OneEuro, OneEuroSettings),
+    "mediapipe": (MediaPipeOneEuro, MediaPipeSettings),
     "savgol-causal": (CausalSavitzkyGolay, SavitzkyGolaySettings),
     "savgol": (SavitzkyGolay, SavitzkyGolaySettings),
     "gaussian": (Gaussian, GaussianSettings),
@@ -34,7 +39,7 @@ FILTERS: dict[str, tuple[type[Filter], type]] = {
 """Name to the filter and its settings."""
 
 
-def make_filter(name: str, layout: Layout, **settings: Any) -> Filter:
+def make_filter(name: str, layout: Layout, *, parts: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any) -> Filter:
     """A filter for one face.
 
     ```python
@@ -45,6 +50,8 @@ def make_filter(name: str, layout: Layout, **settings: Any) -> Filter:
     Args:
         name: one of `FILTERS`.
         layout: of the landmarks that it will see.
+        parts: settings of their own for some parts of the face (`Layout.indices`), as in ``{"mouth": {"beta": 60.0}}``; what a
+            part does not set is as for the rest.
         settings: fields of the filter's settings, such as `OneEuroSettings`; what is not given keeps its default.
 
     Raises:
@@ -64,7 +71,35 @@ def make_filter(name: str, layout: Layout, **settings: Any) -> Filter:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{name} filter: {where}: {message}" if where else f"{name} filter: {message}") from error
-    return kind(typed, layout) if kind is FaceFrame else kind(typed)  # type: ignore[call-arg]
+    rest: Filter = kind(typed, layout) if kind is FaceFrame else kind(typed)  # type: ignore[call-arg]
+    if not parts:
+        return rest
+    own = {layout.indices(part): make_filter(name, layout, **{**settings, **changed}) for part, changed in parts.items()}
+    return PartsFilter(rest, own)
+
+
+def filter_from_text(text: str, layout: Layout) -> Filter:
+    """A filter as a command line names it: ``one-euro``, ``one-euro,beta=20``, ``one-euro,min_cutoff=2,mouth.beta=60``.
+
+    Args:
+        text: the name, then settings with commas between them; one for a part of the face begins with its name and a dot.
+        layout: of the landmarks.
+
+    Raises:
+        ValueError: for what `make_filter` refuses, and for a setting that is not NAME=NUMBER.
+    """
+    name, *rest = text.split(",")
+    settings: dict[str, float] = {}
+    parts: dict[str, dict[str, float]] = {}
+    for item in rest:
+        key, _, value = item.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"a filter's setting must be NAME=NUMBER, got {item[:40]!r} in {text[:80]!r}") from None
+        part, _, own = key.rpartition(".")
+        (parts.setdefault(part, {}) if part else settings)[own] = int(number) if number.is_integer() else number
+    return make_filter(name, layout, parts=parts, **settings)
 
 
 def nearest(word: str, known: list[str]) -> str:
