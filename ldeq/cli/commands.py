@@ -13,6 +13,7 @@ from .doctor import Doctor
 from .evaluate import Eval
 from .export import Export
 from .predict import Predict
+from .score import Score
 from .train import Train
 from .video import Video, Webcam
 
@@ -23,6 +24,7 @@ Command = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Video, tyro.conf.subcommand("video")]
     | Annotated[Webcam, tyro.conf.subcommand("webcam")]
+    | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Data, tyro.conf.subcommand("data")]

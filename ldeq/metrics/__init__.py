@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ldeq.metrics.stability import at_rest, in_face_frame, jitter
 from ldeq.metrics.stills import auc, by_subset, cumulative_errors, failure_rate, nme, summary
 from ldeq.metrics.video import (
     face_size,
@@ -15,12 +16,15 @@ from ldeq.metrics.video import (
 )
 
 __all__ = [
+    "at_rest",
     "auc",
     "by_subset",
     "cumulative_errors",
     "face_size",
     "failure_rate",
     "flicker",
+    "in_face_frame",
+    "jitter",
     "lag",
     "nme",
     "normalised_allan_deviation",
