@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ldeq.data import IBUG68, WFLW98, DataError, FaceSet, check, contact_sheet, draw_landmarks, load_wflw
+from ldeq.data.check import exchanged
 
 
 def test_whole_set_is_ok(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:
@@ -48,6 +49,16 @@ def test_exchanged_sides_are_found_however_the_head_is_rolled(make_faces: Callab
     report = check(faces)
     assert [Path(path).name for path in report.mirrored] == ["face1.jpg"]
     assert [Path(path).name for path in report.degenerate] == ["face2.jpg"]
+
+
+@pytest.mark.parametrize("at", [(0.0, 0.0), (3000.0, 40.0), (50.0, 5000.0), (-900.0, -900.0)])
+def test_sides_are_told_apart_wherever_the_face_lies(make_faces: Callable[..., FaceSet], at: tuple[float, float]) -> None:
+    for degrees in range(0, 360, 30):
+        angle = np.deg2rad(degrees)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points = (make_faces(1, layout=IBUG68).record(0).points.astype(np.float64) - 80) @ turn.T + at
+        assert not exchanged(points, IBUG68)
+        assert exchanged(points[IBUG68.mirror_index], IBUG68)
 
 
 def test_sheet_in_an_absent_folder_makes_it(make_faces: Callable[..., FaceSet], tmp_path: Path) -> None:

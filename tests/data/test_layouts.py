@@ -69,6 +69,12 @@ def test_get_layout() -> None:
         get_layout(29)
 
 
+def test_points_of_another_number_have_no_mirror_image() -> None:
+    for shape in ((97, 2), (98, 3), (98,)):
+        with pytest.raises(ValueError, match=r"needs points of shape \(\.\.\., 98, 2\), not"):
+            WFLW98.mirror_points(np.zeros(shape), 100)
+
+
 def test_layout_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(WFLW98)) == WFLW98
 

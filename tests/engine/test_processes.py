@@ -22,7 +22,7 @@ from ldeq.data import DataError, LandmarkDataset, open_faces
 from ldeq.engine import SettingsError, Trainer, TrainSettings, evaluate, load_pretrained
 from ldeq.engine.console import Console
 from ldeq.engine.device import known_devices, memory_mb, resolve_device
-from ldeq.engine.distributed import process_group
+from ldeq.engine.distributed import _first_line, process_group
 from ldeq.engine.interruption import StopRequest
 from ldeq.engine.settings import to_mapping
 from ldeq.errors import LdeqError
@@ -206,3 +206,9 @@ def test_a_process_without_a_face_to_score_takes_the_result_of_the_others(
     whole = "none of the faces can be used"  # type: ignore[assignment]
     with pytest.raises(DataError, match="none of the faces can be used"):
         trainer._evaluate(faces, stop)
+
+
+def test_of_a_long_report_the_first_line_is_told() -> None:
+    assert _first_line(RuntimeError("one\ntwo")) == "one"
+    assert _first_line(RuntimeError("")) == "RuntimeError"
+    assert _first_line(RuntimeError("x" * 300)) == "x" * 200

@@ -307,3 +307,13 @@ def test_a_dump_is_told_from_what_a_user_wrote(tmp_path: Path) -> None:
     path.write_text("run: {epochs: 7}")
     assert not is_dump(path)
     assert not is_dump(tmp_path)
+
+
+def test_an_override_of_one_part_of_an_augmentation_keeps_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {augmentation: {preset: strong, noise: 0.5}}")
+    read_back = read(path, ["data.augmentation.blur=2"]).data.augmentation
+    assert (read_back.noise, read_back.blur, read_back.rotation) == (0.5, 2, 30)
+    path.write_text("data: {augmentation: strong}")
+    read_back = read(path, ["data.augmentation.blur=2"]).data.augmentation
+    assert (read_back.noise, read_back.blur, read_back.rotation) == (0.06, 2, 30)

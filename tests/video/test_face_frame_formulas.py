@@ -10,7 +10,7 @@ import pytest
 from ldeq.data.layouts import WFLW98
 from ldeq.data.synthetic import SyntheticFaces
 from ldeq.video.filters.face_frame import FaceFrame, FaceFrameSettings, Walk
-from ldeq.video.filters.face_modes import _lids
+from ldeq.video.filters.face_modes import _lids, face_modes, rigid_landmarks
 
 DEFAULTS = {
     "noise": 0.036, "pose_process": 0.28, "bend_process": 0.0346, "opening_process": 0.066, "detail_process": 0.01,
@@ -104,3 +104,27 @@ def test_upper_and_lower_lid_are_told_apart_wherever_the_eye_lies(y: float, turn
     below = ring[:, 1] > y + 0.01
     assert (upper[above] > 0.1).all() and (lower[above] == 0).all()
     assert (lower[below] > 0.1).all() and (upper[below] == 0).all()
+
+
+def test_the_modes_of_a_face_are_pose_lids_lips_width_and_jaw() -> None:
+    shape = SyntheticFaces(1, seed=3, size=200).record(0).points.astype(np.float64)
+    shape = (shape - shape.mean(0)) / 60
+    modes = face_modes(WFLW98, shape)
+    assert (len(modes.bend), len(modes.opening)) == (8, 9)  # four lids, two lips, the mouth as a whole, the jaw
+    np.testing.assert_allclose(np.linalg.norm(modes.fields, axis=1).max(0), 1)
+    lips = [i for name in ("outer_lip", "inner_lip") for i in WFLW98.parts[name].indices]
+    moved = [set(np.flatnonzero(np.abs(modes.fields[..., k]).sum(1) > 1e-9).tolist()) for k in modes.opening]
+    for side, k in (("left_eye", 0), ("left_eye", 1), ("right_eye", 2), ("right_eye", 3)):
+        assert moved[k] and moved[k] <= set(WFLW98.parts[side].indices)
+    upper, lower, width, whole = moved[4:8]
+    assert upper and lower and not upper & lower and (upper | lower | width | whole) == set(lips) == whole
+    rows = {k: modes.fields[..., modes.opening[k]] for k in range(9)}
+    assert all(np.abs(rows[k][:, 0]).max() == 0 for k in (0, 1, 2, 3, 4, 5, 7, 8)) and np.abs(rows[6][:, 1]).max() == 0
+    np.testing.assert_allclose(rows[7][lips, 1], 1)
+    assert shape[list(upper), 1].mean() < shape[list(lower), 1].mean()
+
+
+def test_the_contour_about_the_chin_is_not_rigid_and_its_ends_are() -> None:
+    rigid = rigid_landmarks(WFLW98)
+    assert np.flatnonzero(rigid[:33]).tolist() == [*range(8), *range(25, 33)]
+    assert rigid[33:60].all() and np.flatnonzero(rigid[60:]).tolist() == [0, 12]

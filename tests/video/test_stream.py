@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from ldeq import LDEQ, Face, Landmarker, LDEQConfig
 from ldeq.data import IBUG68
 from ldeq.detection import DetectorError, detect_faces, make_detector, yunet_boxes
 from ldeq.engine.weights import Pretrained
+from ldeq.inputs import InputError
 from ldeq.models.ldeq import LDEQOutput
 from ldeq.solvers import Solution
 from ldeq.video.cuts import CUT, DOUBT, CutDetector
 from ldeq.video.drawing import FlickerMeter
-from ldeq.video.stream import overlap
+from ldeq.video.stream import checked_points, overlap
 from ldeq.video.tracking import TrackingSettings
 
 Picture = NDArray[np.uint8]
@@ -310,3 +312,9 @@ def test_nothing_is_searched_for_where_there_is_room_for_no_more_faces(lm: Landm
     with lm.stream(detector=detector, max_faces=1, detect_every=1) as stream:
         assert [[f.id for f in stream(frame)] for frame in moving(3, 4)] == [[0]] * 4
     assert len(looks) == 1
+
+
+@pytest.mark.parametrize("answer", [np.zeros((67, 2)), np.zeros((68, 3)), np.full((68, 2), np.nan), np.inf, "x", None])
+def test_a_filter_that_answers_with_no_points_is_told(answer: Any) -> None:
+    with pytest.raises(InputError, match=r"a filter must return finite points of shape \(68, 2\), got"):
+        checked_points(answer, np.zeros((68, 2), np.float32))

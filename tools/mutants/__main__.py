@@ -33,6 +33,7 @@ MARKS = ("<!-- mutants -->", "<!-- end of mutants -->")
 UNJUDGED = ("ldeq/data/synthetic/", "ldeq/data/draw.py", "ldeq/video/drawing.py")
 """How drawn faces and lines look: their numbers have no right value that a test could know."""
 
+NUMBERS = "test_tuned_numbers.py"
 TESTS = ("tests/engine", "tests/data", "tests/video", "tests/test_landmarker.py", "tests/test_video_metrics.py")
 # Processes that are started and killed, which takes minutes or fails on a busy machine without any fault; what they prove in
 # particular, others prove in part.
@@ -159,9 +160,13 @@ def _fitting(mutant: Mutant, tests: dict[str, Any]) -> tuple[list[str], float]:
     def calls(entry: dict[str, Any]) -> bool:
         return any(f == mutant.file and mutant.function in ("", name) for f, name in entry["functions"])
 
+    def judges(name: str) -> bool:
+        """Constants and defaults are read when a module is loaded: no call tells who knows them."""
+        return NUMBERS in name and f"[{mutant.file.removesuffix('.py').replace('/', '.')}]" in name
+
     chosen, seconds = [], 0.0
     for name, entry in sorted(tests.items(), key=lambda item: item[1]["seconds"]):
-        if calls(entry) and seconds + entry["seconds"] <= BUDGET_SECONDS:
+        if judges(name) or (calls(entry) and seconds + entry["seconds"] <= BUDGET_SECONDS):
             chosen.append(name)
             seconds += entry["seconds"]
     return chosen, seconds
