@@ -1,7 +1,7 @@
 """``make mutants``: breaks the code on purpose and says which faults no test notices.
 
 All of `sabotages.SABOTAGES` are tried, and a sample of the faults that `mutations` makes from the source of ldeq/engine,
-ldeq/data and ldeq/video. Each fault goes alone into a copy of the tree; the tests that call the changed function are run,
+ldeq/data and ldeq/video. Each fault goes alone into a copy of the tree; the tests that run the changed line are run,
 fastest first, until one fails. What is known is kept in tests/mutants.json, so that a run goes on where the last one ended.
 """
 
@@ -34,7 +34,7 @@ UNJUDGED = ("ldeq/data/synthetic/", "ldeq/data/draw.py", "ldeq/video/drawing.py"
 """How drawn faces and lines look: their numbers have no right value that a test could know."""
 
 NUMBERS = "test_tuned_numbers.py"
-TESTS = ("tests/engine", "tests/data", "tests/video", "tests/test_landmarker.py", "tests/test_video_metrics.py")
+TESTS = ("tests/engine", "tests/data", "tests/video", "tests/cli", "tests/test_landmarker.py", "tests/test_video_metrics.py")
 # Processes that are started and killed, which takes minutes or fails on a busy machine without any fault; what they prove in
 # particular, others prove in part.
 SLOW = (
@@ -110,10 +110,8 @@ def _git(*arguments: str) -> str:
 
 
 def _files() -> list[str]:
-    names = subprocess.run(
-        ["git", "ls-files", *(f"ldeq/{a}" for a in AREAS)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return sorted(n for n in names.stdout.split() if n.endswith(".py") and not n.startswith(UNJUDGED))
+    names = _git("ls-files", *(f"ldeq/{a}" for a in AREAS)).split()
+    return sorted(n for n in names if n.endswith(".py") and not n.startswith(UNJUDGED))
 
 
 def _sample(count: int, seed: int) -> list[Mutant]:
@@ -129,47 +127,64 @@ def _as_mutant(sabotage: Sabotage) -> Mutant:
         )
     place = text.index(sabotage.old)
     line = text.count("\n", 0, place) + 1
-    # The function that holds it is that of any generated fault on the line or before it.
-    before = [m for m in mutants_of(ROOT, sabotage.file) if m.line <= line and m.function]
-    function = before[-1].function if before else ""
-    return Mutant(sabotage.file, line, function, sabotage.name, text.replace(sabotage.old, sabotage.new))
+    # It sits in the statement of the generated fault that is nearest to it.
+    near = min(mutants_of(ROOT, sabotage.file), key=lambda m: abs(m.line - line))
+    changed = text.replace(sabotage.old, sabotage.new)
+    return Mutant(sabotage.file, line, near.function, sabotage.name, changed, near.begin, near.end)
 
 
 def _traced(runner: Runner) -> dict[str, Any]:
-    """Which test calls which function, from this state of the tree; kept in build/."""
-    names = subprocess.run(
-        ["git", "ls-files", "-s", "ldeq", "tests"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    state = hashlib.sha256(names.encode()).hexdigest()[:16]
-    record = ROOT / "build" / f"mutants-calls-{state}.json"
-    if not record.exists():
-        print("noting which test calls which function ...", flush=True)
-        record.parent.mkdir(exist_ok=True)
-        known = [t for t in TESTS if (ROOT / t).exists()]
-        runner.ask(trace=str(record), tests=[*known, "-k", f"not ({' or '.join(SLOW)})"], limit=3600)
-    tests: dict[str, Any] = json.loads(record.read_text())
+    """Which test runs which lines. Kept in build/ for each file of tests, until that file or the package changes."""
+    record = ROOT / "build" / "mutants-lines.json"
+    record.parent.mkdir(exist_ok=True)
+    named = [n for n in _git("ls-files", *TESTS).split("\n") if Path(n).name.startswith("test_")]
+    shared = [n for n in _git("ls-files", "ldeq", "tests").split("\n") if n.endswith(".py") and n not in named]
+    state = _digest(shared)
+    digests = {name: _digest([name]) for name in named}
+    kept: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    files: dict[str, Any] = kept["files"] if kept.get("state") == state else {}
+    stale = [name for name, digest in digests.items() if files.get(name, {}).get("digest") != digest]
+    if stale:
+        print(f"noting which lines are run by the tests of {len(stale)} files ...", flush=True)
+        answer = record.with_suffix(".new")
+        runner.ask(trace=str(answer), tests=[*stale, "-k", f"not ({' or '.join(SLOW)})"], limit=3600)
+        found = json.loads(answer.read_text())
+        for name in stale:
+            files[name] = {"digest": digests[name], "tests": {t: e for t, e in found.items() if t.split("::")[0] == name}}
+        record.write_text(json.dumps({"state": state, "files": files}))
+    tests = {test: entry for name in named for test, entry in files[name]["tests"].items()}
     failing = [name for name, entry in tests.items() if not entry["passed"]]
     if failing:
         print(f"left out, since they fail without any fault: {', '.join(failing)}", flush=True)
     return {name: entry for name, entry in tests.items() if entry["passed"]}
 
 
-def _fitting(mutant: Mutant, tests: dict[str, Any]) -> tuple[list[str], float]:
-    """Tests that call the function, or anything in the file where it is in none; fastest first, within the budget."""
+def _digest(names: list[str]) -> str:
+    content = hashlib.sha256()
+    for name in names:
+        content.update(name.encode() + (ROOT / name).read_bytes())
+    return content.hexdigest()[:16]
 
-    def calls(entry: dict[str, Any]) -> bool:
-        return any(f == mutant.file and mutant.function in ("", name) for f, name in entry["functions"])
+
+def _fitting(mutant: Mutant, tests: dict[str, Any]) -> dict[str, float]:
+    """Tests that run the changed statement, or anything in the file where it is in no function, and their seconds.
+
+    The fastest come first, as many as the budget allows.
+    """
 
     def judges(name: str) -> bool:
-        """Constants and defaults are read when a module is loaded: no call tells who knows them."""
+        """Constants and defaults are read when a module is loaded: no line tells who knows them."""
         return NUMBERS in name and f"[{mutant.file.removesuffix('.py').replace('/', '.')}]" in name
 
-    chosen, seconds = [], 0.0
+    chosen: dict[str, float] = {}
+    left = BUDGET_SECONDS
     for name, entry in sorted(tests.items(), key=lambda item: item[1]["seconds"]):
-        if judges(name) or (calls(entry) and seconds + entry["seconds"] <= BUDGET_SECONDS):
-            chosen.append(name)
-            seconds += entry["seconds"]
-    return chosen, seconds
+        lines = entry["lines"].get(mutant.file, [])
+        runs = any(mutant.begin <= line <= mutant.end for line in lines) if mutant.begin else bool(lines)
+        if (runs or judges(name)) and entry["seconds"] <= left:
+            chosen[name] = entry["seconds"]
+            left -= entry["seconds"]
+    return chosen
 
 
 def _key(mutant: Mutant) -> str:
@@ -192,12 +207,12 @@ def _tried(
                 if not waiting:
                     return
                 key, mutant = waiting.pop(0)
-            fitting, seconds = _fitting(mutant, tests)
-            if fitting:
-                limit = 60 + 10 * seconds
-                answer = runner.ask(file=mutant.file, text=mutant.text, tests=fitting, limit=limit)
+            seconds = _fitting(mutant, tests)
+            if seconds:
+                limit = 120 + 10 * sum(seconds.values())
+                answer = runner.ask(file=mutant.file, text=mutant.text, tests=list(seconds), seconds=seconds, limit=limit)
             else:
-                answer = {"verdict": "survived", "by": "no test calls it", "seconds": 0.0}
+                answer = {"verdict": "survived", "by": "no test runs it", "seconds": 0.0}
             with lock:
                 verdicts[key] = {"verdict": answer["verdict"], "by": answer["by"]}
                 print(

@@ -31,6 +31,7 @@ class Mutant(NamedTuple):
         function: qualified name of the function that holds it, as ``Clip.frames``; empty outside of all.
         what: the fault in words: the source before and after.
         text: the whole file with the fault.
+        begin, end: the first and last line that run when the fault does; 0, 0 outside of all functions.
     """
 
     file: str
@@ -38,6 +39,8 @@ class Mutant(NamedTuple):
     function: str
     what: str
     text: str
+    begin: int = 0
+    end: int = 0
 
 
 @functools.cache
@@ -48,7 +51,7 @@ def mutants_of(tree: Path, file: str) -> list[Mutant]:
     for line in source.encode().splitlines(keepends=True):
         offsets.append(offsets[-1] + len(line))
     found = []
-    for node, replacement, function in _faults(ast.parse(source), "", ""):
+    for node, replacement, function, lines in _faults(ast.parse(source), "", "", (0, 0)):
         begin = offsets[node.lineno - 1] + node.col_offset
         end = offsets[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         raw = source.encode()
@@ -59,11 +62,15 @@ def mutants_of(tree: Path, file: str) -> list[Mutant]:
         except SyntaxError:
             continue
         what = f"{' '.join(before.split())[:60]} -> {' '.join(after.split())[:60]}"
-        found.append(Mutant(file, node.lineno, function, what, text))
+        found.append(Mutant(file, node.lineno, function, what, text, *lines))
     return sorted(found, key=lambda m: (m.line, m.what))
 
 
-def _faults(node: ast.AST, function: str, scope: str) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
+def _faults(
+    node: ast.AST, function: str, scope: str, lines: tuple[int, int]
+) -> Iterator[tuple[ast.expr | ast.stmt, str, str, tuple[int, int]]]:
+    if isinstance(node, ast.stmt):
+        lines = _lines(node, function, lines)
     if isinstance(node, ast.FunctionDef):
         function = scope + node.name
         scope = f"{function}.<locals>."
@@ -71,12 +78,23 @@ def _faults(node: ast.AST, function: str, scope: str) -> Iterator[tuple[ast.expr
         scope += f"{node.name}."
     if isinstance(node, ast.expr):
         for changed in _changed_expressions(node):
-            yield node, f"({ast.unparse(changed)})", function
+            yield node, f"({ast.unparse(changed)})", function, lines
     if isinstance(node, ast.stmt) and function:
         for text in _changed_statements(node):
-            yield node, text, function
+            yield node, text, function, lines
     for child in _judged_children(node):
-        yield from _faults(child, function, scope)
+        yield from _faults(child, function, scope, lines)
+
+
+def _lines(node: ast.stmt, function: str, outside: tuple[int, int]) -> tuple[int, int]:
+    """The lines that run when a statement does, without those of the statements in it."""
+    end = node.end_lineno or node.lineno
+    if isinstance(node, ast.FunctionDef):
+        return node.body[0].lineno, end  # its defaults matter where it is called
+    if isinstance(node, ast.ClassDef) or not function:
+        return outside
+    body = getattr(node, "body", None)
+    return node.lineno, max(node.lineno, body[0].lineno - 1) if body else end
 
 
 def _judged_children(node: ast.AST) -> Iterator[ast.AST]:

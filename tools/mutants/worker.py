@@ -1,6 +1,7 @@
 """A process that has loaded the heavy libraries and runs the tests of one mutant after the other in forks of itself.
 
-It reads a JSON job a line, ``{"file", "text", "tests", "limit"}`` or ``{"trace": record, "tests"}``, and answers with a line.
+It reads a JSON job a line, ``{"file", "text", "tests", "seconds", "limit"}`` or ``{"trace": record, "tests", "limit"}``, and
+answers with a line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch.optim.swa_utils
 import torch.utils.data
 import yaml  # noqa: F401
 
-from .tracing import CallTracer
+from .tracing import Limits, LineTracer
 
 
 def main(tree: Path) -> None:
@@ -40,7 +41,7 @@ def main(tree: Path) -> None:
     for line in sys.stdin:
         job = json.loads(line)
         if "trace" in job:
-            answer = _run(tree, job, CallTracer(tree, Path(job["trace"])))
+            answer = _run(tree, job, LineTracer(tree, Path(job["trace"])))
         else:
             target = tree / job["file"]
             before = target.read_text()
@@ -52,7 +53,7 @@ def main(tree: Path) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _run(tree: Path, job: dict[str, Any], tracer: CallTracer | None) -> dict[str, Any]:
+def _run(tree: Path, job: dict[str, Any], tracer: LineTracer | None) -> dict[str, Any]:
     log = tree / "mutant.log"
     begin = time.monotonic()
     child = os.fork()
@@ -73,11 +74,11 @@ def _run(tree: Path, job: dict[str, Any], tracer: CallTracer | None) -> dict[str
         os.killpg(child, signal.SIGKILL)  # what a test left behind
     said = log.read_text(errors="replace")
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-    verdict = {0: "survived", 5: "survived"}.get(status, "caught")
+    verdict = {0: "survived", 5: "survived", Limits.STATUS: "timeout"}.get(status, "caught")
     return {"verdict": verdict, "by": failed[0] if failed else f"exit {status}", "seconds": time.monotonic() - begin}
 
 
-def _child(tree: Path, job: dict[str, Any], tracer: CallTracer | None, log: Path) -> None:
+def _child(tree: Path, job: dict[str, Any], tracer: LineTracer | None, log: Path) -> None:
     os.setsid()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -87,8 +88,8 @@ def _child(tree: Path, job: dict[str, Any], tracer: CallTracer | None, log: Path
     status = 3
     try:
         options = ["-q", "-p", "no:cacheprovider", "--durations=0", "--tb=no", "-rfE"]
-        plugins = [tracer] if tracer else []
-        status = int(pytest.main([*options, *([] if tracer else ["-x"]), *job["tests"]], plugins=plugins))
+        plugin = tracer or Limits(job["seconds"])
+        status = int(pytest.main([*options, *([] if tracer else ["-x"]), *job["tests"]], plugins=[plugin]))
         sys.stdout.flush()
     finally:
         os._exit(status)
