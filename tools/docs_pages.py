@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 BESIDE = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "benchmarks/NOTES.md",
     "benchmarks/results/TABLE.md",
     "benchmarks/results/memory.png",
