@@ -168,7 +168,7 @@ def _listed(base: Path, split: str) -> list[str]:
 
 
 def _labels(box_path: Path, point_path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    boxes, points = _array(box_path), _array(point_path)
+    boxes, points = read_array(box_path), read_array(point_path)
     counts = sorted(layout.count for layout in LAYOUTS.values())
     if points.ndim != 3 or points.shape[1] not in counts or points.shape[2] != 2 or len(points) == 0:
         raise LabelError(point_path, f"landmarks of shape (T, {' or '.join(map(str, counts))}, 2) expected, found "
@@ -194,7 +194,12 @@ def _of_count(count: int) -> Layout:
     return next(layout for layout in LAYOUTS.values() if layout.count == count)
 
 
-def _array(path: Path) -> NDArray[np.float64]:
+def read_array(path: Path) -> NDArray[np.float64]:
+    """An array of numbers in an ``.npy`` file.
+
+    Raises:
+        LabelError: if the file cannot be read, is damaged, too large, or holds something else.
+    """
     try:
         # Mapped, the header is held against the size of the file before memory is asked for.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)

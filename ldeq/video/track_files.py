@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 
 from ..data import IBUG68, WFLW98, DataError, Layout, Opening
 from ..data.text import read_lines, read_text
-from ..files import cause, user_path
+from ..data.wflw_v import read_array
+from ..files import user_path
 
 MOST_FRAMES = 2_000_000
 """Ten hours at 50 frames a second: a larger number of a frame is a mistake, and would fill the memory."""
-
-LARGEST_ARRAY = 1 << 28
-"""Bytes of an array."""
 
 LARGEST_TRACK = 1 << 29
 """Bytes of one track in memory: five hours of 68 landmarks at 25 frames a second."""
@@ -133,24 +130,10 @@ def _scaled(points: NDArray[np.float64], size: tuple[int, int] | None, source: P
 
 
 def _array(source: Path) -> NDArray[np.float64]:
-    try:
-        if source.stat().st_size > LARGEST_ARRAY:
-            raise DataError(f"{source} has more than {LARGEST_ARRAY >> 20} MiB: split it into several.")
-        array = np.load(BytesIO(source.read_bytes()), allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {cause(error)}.") from error
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"{source} is no array of NumPy: save it with numpy.save.") from error
-    if (
-        not isinstance(array, np.ndarray)
-        or array.ndim != 3
-        or array.shape[2] != 2
-        or array.dtype.kind not in "fiu"
-        or not array.size
-    ):
-        shape = getattr(array, "shape", "several arrays")
-        raise DataError(f"{source} must hold numbers of shape (T, K, 2), got {shape}.")
-    return _plausible(array.astype(np.float64), str(source))
+    array = read_array(source)
+    if array.ndim != 3 or array.shape[2] != 2 or not array.size:
+        raise DataError(f"{source} must hold numbers of shape (T, K, 2), got {array.shape}.")
+    return _plausible(array, str(source))
 
 
 def _json_rows(source: Path) -> tuple[list[Row], float | None]:
