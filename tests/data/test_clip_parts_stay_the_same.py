@@ -92,7 +92,8 @@ def test_what_is_measured_of_a_face_is_what_it_was(layout: Layout) -> None:
     held(
         f"measures {layout.name}",
         [d.width, d.height, d.side, *d.centre, *d.across, d.lips.chin, d.lips.nose, d.lips.half, d.lips.widest,
-         d.lips.narrowest, *(v for eye in d.eyes for v in (eye.height, eye.half, *eye.origin)), *d.lips.upper[::32], *d.lips.lower[::32]],
+         d.lips.narrowest, *(v for eye in d.eyes for v in (eye.height, eye.half, *eye.origin)), *d.lips.upper[::32],
+         *d.lips.lower[::32]],
         2e-4,
     )  # fmt: skip
     lines = [d.lips.lines(np.linspace(-1.2, 1.2, 9), jaw) for jaw in (-3.0, 0.0, 5.0, 40.0)]
