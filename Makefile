@@ -23,7 +23,7 @@ docs: $(VENV)/.installed-dev
 
 # A million cases; a run that was stopped goes on where it was.
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python tools/fuzz.py --cases 1000000 --each 2000 --record tests/fuzz/record.json
+	$(BIN)/python tools/fuzz.py --cases 1000000 --each 4000 --record tests/fuzz/record.json
 
 # The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, and their PTX; the Triton kernels in the interpreter
 # and ahead of time. A process each, since Triton takes to its interpreter when it is first imported.

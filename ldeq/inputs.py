@@ -92,7 +92,10 @@ def checked_boxes(boxes: Any, shape: tuple[int, ...] | None = None, what: str = 
     if hasattr(boxes, "detach"):
         boxes = boxes.detach().cpu().numpy()
     try:
-        array = np.array(boxes, np.float64)
+        array = np.asarray(boxes)
+        if array.dtype.kind == "c":
+            raise TypeError("complex numbers")  # NumPy would drop their imaginary parts
+        array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what} must have shape (N, 4), x1 y1 x2 y2 in pixels, got {type(boxes).__name__}") from error
     if array.size == 0:

@@ -208,3 +208,9 @@ def test_flipped_and_read_only_pictures_are_pictures(lm: Landmarker) -> None:
 def test_a_number_too_large_for_a_float_is_no_box() -> None:
     with pytest.raises(InputError, match=r"boxes must have shape \(N, 4\)"):
         checked_boxes([[0, 0, 10**400, 1]])
+
+
+@pytest.mark.parametrize("boxes", [np.array([[0, 0, 4 + 3j, 5]]), [[0, 0, 4 + 3j, 5]]])
+def test_boxes_of_complex_numbers_do_not_lose_their_imaginary_parts(boxes: Any) -> None:
+    with pytest.raises(InputError, match=r"boxes must have shape \(N, 4\)"):
+        checked_boxes(boxes)

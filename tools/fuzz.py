@@ -79,6 +79,7 @@ def run_file(path: Path, seed: int, cases: int) -> tuple[str | None, str, dict[s
         environment = {
             **os.environ,
             "LDEQ_FUZZ_CASES": str(cases),
+            "LDEQ_FUZZ_ROUND": str(seed),
             "LDEQ_FUZZ_RECORD": str(counts),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, help="go on until the record holds so many")
     parser.add_argument("--rounds", type=int, help="run so many rounds")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no round after so many")
-    parser.add_argument("--each", type=int, default=int(os.environ.get("LDEQ_FUZZ_CASES", "25")), help="cases of a property")
+    parser.add_argument("--each", type=int, default=int(os.environ.get("LDEQ_FUZZ_CASES", "400")), help="of a fast property")
     parser.add_argument("--record", type=Path, help="the record to go on from")
     parser.add_argument("files", nargs="*", type=Path, help="of tests/fuzz; all if absent")
     given = parser.parse_args(arguments)

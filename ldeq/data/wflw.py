@@ -159,10 +159,10 @@ def _parse(line: str, number: int, source: Path, images: Path) -> FaceRecord:
     return FaceRecord(picture, _float32(values[:196]), (x1, y1, x2, y2), marks)
 
 
-def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """`(196,)` -> `(98, 2)`; what is too large becomes infinite, and the judge of labels finds it."""
+def _float32(values: NDArray[np.float64], unit: int = 1) -> NDArray[np.float32]:
+    """`(196,)`, in `unit` pixels -> `(98, 2)`; what is too large becomes infinite, and the judge of labels finds it."""
     with np.errstate(over="ignore"):
-        return values.reshape(98, 2).astype(np.float32)
+        return (values.reshape(98, 2) * unit).astype(np.float32)
 
 
 def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
@@ -210,7 +210,7 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
         except ImageError as error:
             skipped.append((str(path), error.reason))
             continue
-        points = _float32(unit * side)
+        points = _float32(unit, side)
         fault = label_fault(points, WFLW98, size=(side, side))
         if fault is not None:
             skipped.append((f"{source}, line {number}", fault))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldeq.data.containers import open_container
 from ldeq.data.errors import DataError, ImageError, LabelError
 from ldeq.data.labels import FARTHEST_PIXEL, label_fault, sound
 from ldeq.data.layouts import LAYOUTS, Layout
@@ -66,7 +67,7 @@ class VideoRecord:
         """
         av = _av()
         try:
-            with av.open(str(self.video)) as container:
+            with open_container(av, self.video) as container:
                 rate = container.streams.video[0].average_rate
         except (av.error.FFmpegError, IndexError) as error:
             raise DataError(f"cannot read the video {self.video}: {error}.") from error
@@ -208,9 +209,10 @@ def read_array(path: Path) -> NDArray[np.float64]:
         if mapped.nbytes > _LARGEST_ARRAY:
             raise LabelError(path, f"it has {mapped.nbytes} bytes, more than the {_LARGEST_ARRAY} that are read")
         return np.array(mapped, np.float64)
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        if isinstance(error, LabelError):
-            raise
+    except LabelError:
+        raise
+    # NumPy reads the header of the file as Python, and passes on what Python's own readers raise.
+    except Exception as error:
         raise LabelError(path, f"it cannot be read ({error})") from error
 
 
@@ -222,7 +224,7 @@ def read_frames(path: str | os.PathLike[str], count: int) -> Iterator[NDArray[np
     """
     av, done = _av(), 0
     try:
-        with av.open(os.fspath(path)) as container:
+        with open_container(av, path) as container:
             for frame in container.decode(video=0):
                 if done == count:
                     return

@@ -11,7 +11,6 @@ the Gram matrix of the g changes per step, so only that row is computed; `ldeq.o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..ops.solve_step import MAX_HISTORY, AndersonStep, SolveState, Step
 from . import buffer_reuse
 from .solution import Solution
-from .solver import Map, Solver, check_beta, check_count
+from .solver import Map, Solver, check_beta, check_count, finite
 
 # Published LDEQ loop, for parity with its figures: ridge in absolute units, one stop for the batch, the iterate itself
 # returned (a final evaluation of f follows in the layer). It spends two start-up evaluations outside its max_iter:
@@ -71,8 +70,8 @@ class Anderson(Solver):
         check_count("m", self.m)
         if not 1 <= self.m <= MAX_HISTORY:
             raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {self.m}")
-        if not math.isfinite(self.ridge):
-            raise ValueError(f"ridge must be a finite number, got {self.ridge}")
+        if not finite(self.ridge):
+            raise ValueError(f"ridge must be a finite number, got {self.ridge!r:.99}")
         if self.history_dtype not in (None, torch.bfloat16):
             raise ValueError(f"history_dtype must be None or torch.bfloat16, got {self.history_dtype}")
 
@@ -83,8 +82,8 @@ class Anderson(Solver):
     def step(self, start: Tensor, backend: str | None) -> Step:
         return AndersonStep(
             start,
-            beta=self.beta,
-            ridge=self.ridge,
+            beta=float(self.beta),
+            ridge=float(self.ridge),
             safeguards=self.safeguards,
             history_dtype=self.history_dtype,
             backend=backend,

@@ -104,7 +104,7 @@ class _Solve:
         state, solver = self.state, self.solver
         moved = self.motion.update(fx.detach().to(self.dtype).reshape(len(fx), *self.shape[1:]))
         self.moved = torch.where(went_on, moved, self.moved)
-        rest = state.active & ((moved if solver.stop_scope == "sample" else moved.mean()) <= solver.tol)
+        rest = state.active & ((moved if solver.stop_scope == "sample" else moved.mean()) <= float(solver.tol))
         # What has come to rest is the answer, even if an earlier point had the lower residual.
         slot = (state.steps - 1) % len(state.values)
         state.flags[:, STATUS].masked_fill_(rest, int(Status.CONVERGED))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.containers import open_container
 from ..errors import LdeqError
 from ..files import user_path
 
@@ -56,13 +57,11 @@ def open_input(av: Any, path: str | Path, address: bool = False) -> Any:
     Raises:
         av.error.FFmpegError: if FFmpeg cannot open it.
     """
-    # Version 19 keeps bytes that are no UTF-8 as they are, and has no such option any more.
-    titles = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     if not address:
-        return av.open(str(path), **titles)
+        return open_container(av, path)
     # Pictures over UDP arrive torn wherever a packet is lost.
     tcp = {"rtsp_transport": "tcp"} if str(path).lower().startswith("rtsp") else {}
-    return av.open(str(path), options=tcp, timeout=SILENCE, **titles)
+    return open_container(av, path, options=tcp, timeout=SILENCE)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.containers import open_container
 from ..files import followed, is_special, user_path
 from .encoders import choose_encoder
 from .reading import VideoError, open_input, require_av
@@ -228,7 +229,7 @@ class VideoWriter:
 
     def _check(self, path: Path) -> None:
         """Reads the file back: FFmpeg tells nobody that the last fragment found no room."""
-        with self._av.open(str(path)) as container:
+        with open_container(self._av, path) as container:
             packets = container.demux(container.streams.video[0])
             there = sum(packet.size > 0 and not packet.is_corrupt for packet in packets)
         if there != self.frames:
@@ -263,7 +264,7 @@ def reason(error: Exception) -> str:
 
 
 def _in_one_piece(av: Any, source: Path, target: Path) -> None:
-    with av.open(str(source)) as given, av.open(str(target), "w", options={"movflags": "+faststart"}) as made:
+    with open_container(av, source) as given, av.open(str(target), "w", options={"movflags": "+faststart"}) as made:
         streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
         for packet in given.demux():
             if packet.dts is not None:  # the demuxer's last, empty ones

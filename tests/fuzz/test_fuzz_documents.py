@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from fuzzing import EDITS, PIECES, VALUES, bounded_memory, case, edited, fuzz, replaced
+from dice import PIECES, Dice
+from fuzzing import SEEDS, bounded_memory, case, fuzz, mutations
 from hypothesis import given
-from hypothesis import strategies as st
 
 from ldeq.data import WFLW98
 from ldeq.engine import checkpoint
@@ -37,7 +37,6 @@ TRAINING = {
     "saved": 3,
     "validation_due": False,
 }
-PLACE = {"where": st.floats(0, 1), "value": VALUES, "kind": st.integers(0, 2)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,113 +52,131 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@fuzz
-@given(**PLACE)
-def test_documents_of_weights(where: float, value: Any, kind: int, weights: Path) -> None:
-    document = replaced(checkpoint.read_document(weights), where, value, kind)
-    if isinstance(document, dict):
+@fuzz(slower=4)
+@given(seed=SEEDS)
+def test_documents_of_weights(seed: int, weights: Path) -> None:
+    right = checkpoint.read_document(weights)
+    for dice in mutations(seed):
+        document = dice.changed(right)
         with case():
-            weights_document(weights, document)
-            layout_in(document, weights)
+            if isinstance(document, dict):
+                weights_document(weights, document)
+                layout_in(document, weights)
 
 
-@fuzz
-@given(**PLACE)
-def test_documents_of_training(where: float, value: Any, kind: int, weights: Path) -> None:
-    document = replaced(TRAINING, where, value, kind)
-    if isinstance(document, dict):
+@fuzz(slower=2)
+@given(seed=SEEDS)
+def test_documents_of_training(seed: int, weights: Path) -> None:
+    for dice in mutations(seed):
+        document = dice.changed(TRAINING)
         with case():
-            training_document(weights, document)
-            layout_in(document, weights)
+            if isinstance(document, dict):
+                training_document(weights, document)
+                layout_in(document, weights)
 
 
-@fuzz
-@given(**PLACE, tensor=st.integers(-1, 30), shape=st.lists(st.integers(0, 5), max_size=4))
-def test_files_of_weights_whose_document_or_tensors_changed(
-    where: float, value: Any, kind: int, tensor: int, shape: list[int], weights: Path
-) -> None:
+@fuzz(slower=10)
+@given(seed=SEEDS)
+def test_files_of_weights_whose_document_or_tensors_changed(seed: int, weights: Path) -> None:
     """Written as ldeq writes them, with a checksum that fits."""
-    groups, document = checkpoint.load(weights)
-    if tensor < 0:
-        document = replaced(document, where, value, kind)
-    else:
-        name = sorted(groups["model"])[tensor % len(groups["model"])]
-        groups["model"][name] = torch.zeros(shape, dtype=torch.int64 if kind else torch.float32)
+    right, document = checkpoint.load(weights)
     path = weights.with_name("other.safetensors")
+    for dice in mutations(seed):
+        tensors, other = {f"model/{name}": t for name, t in right["model"].items()}, document
+        if dice.maybe():
+            other = dice.changed({**document, "format": 1})
+        else:
+            change_a_tensor(dice, tensors)
+        with case():
+            if not is_written(path, tensors, other):
+                continue  # no file can hold it
+            load_pretrained(path)
+
+
+def change_a_tensor(dice: Dice, tensors: dict[str, torch.Tensor]) -> None:
+    name = dice.choice(sorted(tensors))
+    shape, dtype = dice.some(0, 4, lambda: dice.randint(0, 5)), dice.choice([torch.float32, torch.int64, torch.bool])
+    kind = dice.randint(0, 3)
+    if kind == 0:
+        tensors[name] = torch.zeros(shape, dtype=dtype)
+    elif kind == 1:
+        del tensors[name]
+    elif kind == 2:
+        tensors[f"model/{dice.piece()[:40]}"] = torch.zeros(shape)
+    else:
+        hostile = dice.choice([float("nan"), float("inf"), 3.4e38, 1e-45, 0.0]) if tensors[name].is_floating_point() else -1
+        tensors[name] = torch.full_like(tensors[name], hostile)
+
+
+def is_written(path: Path, tensors: dict[str, torch.Tensor], document: Any) -> bool:
     try:
-        tensors = {f"model/{name}": t for name, t in groups["model"].items()}
-        path.write_bytes(
-            safetensors.torch.save(tensors, {"ldeq": json.dumps(document if tensor >= 0 else {**document, "format": 1})})
-        )
+        path.write_bytes(safetensors.torch.save(tensors, {"ldeq": json.dumps(document)}))
     except (TypeError, ValueError, UnicodeError):
-        return  # no file can hold it
-    with case():
-        load_pretrained(path)
+        return False
+    return True
 
 
-@fuzz
-@given(
-    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 20), st.binary(max_size=12)), min_size=1, max_size=4),
-    head=st.booleans(),
-)
-def test_damaged_files_of_weights(edits: list[tuple[float, int, bytes]], head: bool, weights: Path) -> None:
+@fuzz(slower=8)
+@given(seed=SEEDS)
+def test_damaged_files_of_weights(seed: int, weights: Path) -> None:
     data = weights.read_bytes()
-    for where, length, piece in edits:
-        place = int(where * (200 if head else len(data)))
-        data = data[:place] + piece + data[place + length :]
     path = weights.with_name("damaged.safetensors")
-    path.write_bytes(data)
-    with case():
-        load_pretrained(path)
+    for dice in mutations(seed):
+        path.write_bytes(dice.damaged(data, 200))
+        with case():
+            load_pretrained(path)
 
 
-@fuzz
-@given(edits=EDITS)
-def test_files_of_settings(edits: list[tuple[float, int, str]], tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_bytes(edited(dump(SETTINGS), edits))
-    with case():
-        settings = read(path)
-        assert from_mapping(to_mapping(settings)) == settings
+@fuzz(slower=12)
+@given(seed=SEEDS)
+def test_files_of_settings(seed: int, tmp_path: Path) -> None:
+    path, right = tmp_path / "config.yaml", dump(SETTINGS)
+    for dice in mutations(seed):
+        path.write_bytes(dice.edited(right))
+        with case():
+            settings = read(path)
+            assert from_mapping(to_mapping(settings)) == settings
 
 
-@fuzz
-@given(**PLACE)
-def test_mappings_of_settings(where: float, value: Any, kind: int) -> None:
-    document = replaced(to_mapping(SETTINGS), where, value, kind)
-    with case():
-        settings = from_mapping(document)
-        assert to_mapping(from_mapping(to_mapping(settings))) == to_mapping(settings)
+@fuzz(slower=10)
+@given(seed=SEEDS)
+def test_mappings_of_settings(seed: int) -> None:
+    right = to_mapping(SETTINGS)
+    for dice in mutations(seed):
+        with case():
+            settings = from_mapping(dice.changed(right))
+            assert to_mapping(from_mapping(to_mapping(settings))) == to_mapping(settings)
 
 
 KEYS = [f"{group}.{name}" for group, fields in to_mapping(SETTINGS).items() for name in fields]
+GROUPS = ["model", "data.augmentation", "model.preset", "data.augmentation.preset", "run.", ".", "optim"]
 
 
-@fuzz
-@given(
-    overrides=st.lists(
-        st.tuples(
-            st.sampled_from([*KEYS, "model", "data.augmentation", "model.preset", "data.augmentation.preset"]) | PIECES, PIECES
-        ).map("=".join)
-        | PIECES
-        | st.text(max_size=10),
-        max_size=3,
-    ),
-    text=st.sampled_from(["", "model: tiny\n", "data: {augmentation: strong}\n", "run: &a {epochs: 1}\n"]),
-)
-def test_overrides(overrides: list[str], text: str, tmp_path: Path) -> None:
+@fuzz(slower=10)
+@given(seed=SEEDS)
+def test_overrides(seed: int, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with case():
-        read(path, overrides)
+    for dice in mutations(seed):
+        path.write_text(dice.choice(["", "model: tiny\n", "data: {augmentation: strong}\n", "run: &a {epochs: 1}\n"]))
+        overrides = dice.some(0, 3, lambda dice=dice: an_override(dice))
+        with case():
+            read(path, overrides)
 
 
-@fuzz
-@given(
-    text=st.lists(PIECES, max_size=8).map("".join)
-    | st.binary(max_size=40)
-    | st.recursive(VALUES, lambda v: st.lists(v, max_size=3)).map(str)
-)
-def test_yaml(text: str | bytes) -> None:
-    with case(YamlError):
-        parse_yaml(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+def an_override(dice: Dice) -> str:
+    if dice.maybe(0.2):
+        return dice.choice([dice.piece(), dice.text()])
+    key = dice.choice(dice.choice([KEYS, KEYS, GROUPS, PIECES]))
+    return f"{key}={dice.choice([dice.piece(), str(dice.value())])}"
+
+
+@fuzz(slower=2)
+@given(seed=SEEDS)
+def test_yaml(seed: int) -> None:
+    for dice in mutations(seed):
+        kind = dice.randint(0, 3)
+        pieces = [dice.piece() for _ in range(dice.randint(0, 8))]
+        text = ["".join(pieces), "\n".join(pieces), str(dice.value()), dice.text()][kind]
+        data = text.encode("utf-8", "surrogatepass")
+        with case(YamlError):
+            parse_yaml(dice.damaged(data) if dice.maybe(0.2) else data)

@@ -305,6 +305,10 @@ def test_errors_name_the_argument():
         heatmap_readout(torch.zeros(3, 3))
     with pytest.raises(ldeq.ops.BackendError, match="cpu"):
         softargmax(torch.zeros(1, 1, 2, 2, device="meta"), backend="cpu")
+    for operator, options in ((torch.ops.ldeq.heatmap_readout_forward, ()), (torch.ops.ldeq.softargmax_forward, (None, 1.0))):
+        last = (True,) if options else ()
+        with pytest.raises(RuntimeError, match="must have shape"):
+            operator(torch.zeros(3, device="meta"), *options, 0.0, 1.0, 0.0, 1.0, 0.0, *last)
     with pytest.raises(RuntimeError, match="stats"):
         torch.ops.ldeq.heatmap_readout_backward(None, None, torch.zeros(1, 1, 2, 2), torch.zeros(1), 1.0, 0.0, 1.0, 0.0)
 

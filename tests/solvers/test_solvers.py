@@ -473,3 +473,22 @@ def test_an_f_that_fills_one_buffer_is_refused_and_a_constant_is_not(solver: Sol
         # The same values, each in memory of its own that the last one may have left.
         solver(lambda z: fills(z).clone(), torch.zeros(2, 5), max_iter=12, tol=0.0)
         assert torch.equal(solver(lambda z: z, torch.ones(2, 5), max_iter=4).value, torch.ones(2, 5))
+
+
+@each_solver
+@pytest.mark.parametrize("tol", [2**70, 10**400, "x", float("nan")])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_tolerance_that_no_kernel_can_hold_is_compared_or_refused(solver: Solver, tol: Any, backend: str) -> None:
+    with use_backend(backend):
+        if tol == 2**70:
+            assert (solver(lambda z: 0.5 * z + 1, torch.zeros(2, 5), tol=tol).iterations == 1).all()
+        else:
+            with pytest.raises(ValueError, match="tol must be a finite number >= 0"):
+                solver(lambda z: 0.5 * z + 1, torch.zeros(2, 5), tol=tol)
+
+
+@pytest.mark.parametrize("name", ["ridge", "beta", "compact"])
+def test_an_option_beyond_every_float_is_refused_in_a_short_sentence(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must") as found:
+        anderson(lambda z: z, torch.zeros(2, 5), **{name: 10**400})
+    assert len(str(found.value)) < 200
