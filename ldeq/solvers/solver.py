@@ -166,7 +166,7 @@ def finite(value: Any) -> bool:
 
 
 def check_count(name: str, value: int) -> None:
-    if not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ValueError(f"{name} must be an integer, got {value!r}")
 
 

@@ -60,13 +60,13 @@ def defaults(function: Any) -> dict[str, Any]:
 
 
 def numbers_of(module: ModuleType) -> dict[str, Any]:
-    """Constants of a module, and the defaults of its functions, methods and data classes."""
+    """Constants of a module, and the defaults of its public functions, methods and data classes."""
     found: dict[str, Any] = {}
     for name, value in sorted(vars(module).items()):
         named = name.strip("_").isupper() and not dataclasses.is_dataclass(value)
         if named and (constant := plain(value)) is not None and len(str(constant)) < 400:
             found[name] = constant
-        if getattr(value, "__module__", "") != module.__name__:
+        if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
             continue
         if inspect.isfunction(value) and (given := defaults(value)):
             found[name] = given
@@ -74,7 +74,7 @@ def numbers_of(module: ModuleType) -> dict[str, Any]:
             if given := defaults(value):
                 found[name] = given
             for method, function in sorted(vars(value).items()):
-                if inspect.isfunction(function) and method != "__init__" and (given := defaults(function)):
+                if inspect.isfunction(function) and not method.startswith("_") and (given := defaults(function)):
                     found[f"{name}.{method}"] = given
     return found
 

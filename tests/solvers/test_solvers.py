@@ -492,3 +492,9 @@ def test_an_option_beyond_every_float_is_refused_in_a_short_sentence(name: str) 
     with pytest.raises(ValueError, match=f"{name} must") as found:
         anderson(lambda z: z, torch.zeros(2, 5), **{name: 10**400})
     assert len(str(found.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["m", "max_iter", "check_every"])
+def test_true_is_no_number_of_anything(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be an integer, got True"):
+        anderson(torch.cos, torch.zeros(2, 3), **{name: True})
