@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..data import CROP_RULES, LandmarkDataset, open_faces
+from ..data import CROP_RULES, Faces, LandmarkDataset, open_faces
 from ..data.sources import is_video_spec, open_videos, source_folder
 from ..engine import evaluate, load_pretrained
 from ..engine.console import Console
@@ -94,6 +94,7 @@ class Eval:
             crop_scale=self.crop_scale or pretrained.crop_scale,
             on_error="replace",
         )
+        wanted = self._wanted_subsets(dataset.faces)
         console = Console()
         with console.counting(f"{pretrained.name} on {device}", len(dataset)) as count:
             evaluation = evaluate(
@@ -105,16 +106,24 @@ class Eval:
                 weights=f"model {pretrained.name}",
                 progress=count,
             )
-        known = [name for name in evaluation.subsets if name != "full"]
-        wanted = {"all": known, "none": []}.get(self.subsets, self.subsets.split(","))
-        for name in wanted:
-            if name not in known:
-                raise SettingsError(f"the data has no subset {name!r}; it has {', '.join(known) or 'none'}")
         print(markdown_table(evaluation, wanted), end="")
         if self.report:
             for path in write_report(evaluation, dataset, self.report, wanted):
                 console.say(f"wrote {path}")
         return 0
+
+    def _wanted_subsets(self, faces: Faces) -> list[str]:
+        """
+        Raises:
+            SettingsError: for a subset that no face belongs to, before anything is scored.
+        """
+        records = [faces.record(i) for i in range(len(faces))]
+        known = list(dict.fromkeys(name for record in records for name, value in record.attributes.items() if value))
+        wanted = {"all": known, "none": []}.get(self.subsets, self.subsets.split(","))
+        for name in wanted:
+            if name not in known:
+                raise SettingsError(f"the data has no subset {name!r}; it has {', '.join(known) or 'none'}")
+        return wanted
 
     def _check_numbers(self) -> None:
         if self.crop is not None and self.crop not in CROP_RULES:

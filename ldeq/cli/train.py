@@ -28,8 +28,8 @@ class Train:
     set: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE"), tyro.conf.UseAppendAction] = field(default_factory=list)
     """Overrides a setting, as in optim.lr=5e-4; may be repeated."""
     resume: str | None = None
-    """``auto`` for the newest checkpoint in run.out, or the path of a checkpoint. Without it a folder that holds checkpoints
-    is refused."""
+    """``auto`` for the newest checkpoint in run.out, or the path of a checkpoint, or the name of one in run.out. Without it
+    a folder that holds checkpoints is refused."""
     allow_changes: bool = False
     """With --resume: go on although settings changed that change the run's course, such as the learning rate."""
     amp: Literal["off", "bf16"] | None = None

@@ -23,7 +23,7 @@ from ldeq.data.layouts import LAYOUTS, Layout
 from ldeq.data.paths import inside, some_of
 from ldeq.data.records import FaceRecord, none_left
 from ldeq.data.text import read_lines
-from ldeq.files import saved_bytes, user_path, write_atomically
+from ldeq.files import followed, saved_bytes, temporary_path, user_path, write_atomically
 
 # Bytes of the labels of one video; those of an hour at 30 frames a second take 170 million.
 _LARGEST_ARRAY = 1 << 28
@@ -245,11 +245,12 @@ def write_frames(
         crf: constant rate factor of x264; 16 is hard to tell from the original.
 
     Raises:
-        DataError: where the file cannot be written.
+        DataError: where the file cannot be written. What was there before is untouched.
     """
-    av = _av()
+    av, target = _av(), followed(user_path(path))
+    partial = temporary_path(target)
     try:
-        with av.open(os.fspath(path), "w", options={"fflags": "+bitexact"}) as container:
+        with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             # One thread, and no rate control by macroblock tree, whose results differ from run to run (x264 165, veryfast).
             options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
             stream: Any = container.add_stream("libx264", Fraction(fps), options=options)
@@ -258,8 +259,11 @@ def write_frames(
             for pixels in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())
+        partial.replace(target)
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"cannot write the video {path}: {error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_wflw_v(

@@ -117,7 +117,8 @@ class Trainer:
 
         Args:
             resume: ``"auto"`` goes on from the checkpoint in the run's folder that was saved last, if there is one; a path
-                from that file; None starts anew and refuses a folder that holds checkpoints.
+                goes on from that file, which a name alone finds in the run's folder, too; None starts anew and refuses a
+                folder that holds checkpoints.
             allow_changes: whether a run may go on under settings that change its course, such as another learning rate or
                 augmentation.
 
@@ -405,7 +406,10 @@ class Trainer:
                 )
             return None
         if str(resume) != "auto":
-            return user_path(resume)
+            path = user_path(resume)
+            # The name alone means the file of this run, wherever the command is called.
+            own = self.folder / path.name
+            return own if own.exists() and path.name == str(path) and not path.exists() else path
         found = checkpoint.newest(self.folder, training_document)
         if found is None:
             return None

@@ -13,12 +13,17 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from ..errors import LdeqError
 from .compaction import Selectable
 
 is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 
 # Numbers of a tensor that are compared if its writes are not counted.
 SAMPLED = 64
+
+
+class MapError(LdeqError, ValueError):
+    """An f that returns what is no value, changes its argument, or changes what the solve still holds of it."""
 
 
 class Evaluation:
@@ -35,7 +40,7 @@ class Evaluation:
         """f at x `(b, D)`, as f returned it, `(b, ...)`.
 
         Raises:
-            ValueError: for what is not a tensor of the shape and device of its argument, and for an f that changed its argument
+            MapError: for what is not a tensor of the shape and device of its argument, and for an f that changed its argument
                 or a value that the solve still holds.
         """
         self._watches = self._watches and _has_address(x)
@@ -45,13 +50,13 @@ class Evaluation:
         argument = _Watched(given, sampled=not self._held) if self._watches else None
         fx = self._f(given)
         if not isinstance(fx, Tensor):
-            raise ValueError(f"f must return a tensor, it returned {type(fx).__name__}")
+            raise MapError(f"f must return a tensor, it returned {type(fx).__name__}")
         if not fx.is_floating_point() or fx.device != x.device:
-            raise ValueError(
+            raise MapError(
                 f"f must return floating point on {x.device} like its argument, it returned {fx.dtype} on {fx.device}"
             )
         if fx.shape != shape:
-            raise ValueError(f"f must keep the shape of its argument {tuple(shape)}, it returned {tuple(fx.shape)}")
+            raise MapError(f"f must keep the shape of its argument {tuple(shape)}, it returned {tuple(fx.shape)}")
         self._watches = self._watches and _has_address(fx)
         if argument is not None and self._watches:
             self._check(argument, fx)
@@ -60,7 +65,7 @@ class Evaluation:
     def _check(self, argument: _Watched, fx: Tensor) -> None:
         """
         Raises:
-            ValueError: if f wrote to its argument or to a value that the solve holds, or if fx lies in the memory of such a
+            MapError: if f wrote to its argument or to a value that the solve holds, or if fx lies in the memory of such a
                 value and is not the same constant again.
         """
         first, last = _bytes_of(fx)
@@ -68,16 +73,16 @@ class Evaluation:
         for value in self._held:
             if value.first < last and first < value.last:
                 if value.written() or value.owner() is not _owner(fx):
-                    raise ValueError(
+                    raise MapError(
                         "f must return a new tensor at each call, it filled the one that it returned before; end it with "
                         ".clone()"
                     )
             elif value.written() and not value.shares_storage(fx):
-                raise ValueError("f changed a tensor that it returned before; end it with .clone()")
+                raise MapError("f changed a tensor that it returned before; end it with .clone()")
         if argument.written():
             start, end = _bytes_of(argument.t)
             if (start < last and first < end) or not argument.shares_storage(fx):
-                raise ValueError(
+                raise MapError(
                     "f changed its argument in place; let it work on a copy, z = z.clone(), or use z.mul() for z.mul_()"
                 )
 

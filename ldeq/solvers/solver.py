@@ -105,7 +105,7 @@ class Solver(ABC):
             changes: options that differ in this call.
 
         Raises:
-            ValueError: for an f that changes the shape, its argument, or what it returned before.
+            MapError: a `ValueError`, for an f that changes the shape, its argument, or what it returned before.
         """
         return solve(replace(self, **changes) if changes else self, f, z0)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,6 +239,13 @@ class Stream:
         return faces
 
 
+def _finite(time: Any) -> bool:
+    try:
+        return math.isfinite(time)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 class _Clock:
     """The times of the frames of a stream."""
 
@@ -258,8 +265,10 @@ class _Clock:
         if time is None:
             self._last = self.now + self._step
             return self._step
-        if not math.isfinite(time):
-            raise InputError(f"the time of a frame must be a finite number of seconds, got {time}; this frame is left out")
+        if not _finite(time):
+            raise InputError(
+                f"the time of a frame must be a finite number of seconds, got {time!r:.99}; this frame is left out"
+            )
         last, refused, self._refused = self._last, self._refused, None
         if last is None:
             self._last = time

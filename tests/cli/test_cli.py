@@ -103,6 +103,12 @@ def test_train_then_eval_then_resume(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "go on with --resume auto" in capsys.readouterr().err
     assert main(["train", str(config), "--set", "optim.lr=1e-3", "--set", "run.epochs=2", "--resume", "auto"]) == 0
     assert "resumed from" in capsys.readouterr().out
+    # The name of a checkpoint alone is that of the run, wherever the command is called.
+    arguments = ["--set", "optim.lr=1e-3", "--set", "run.epochs=2", "--resume", step.name]
+    assert main(["train", str(config), *arguments]) == 0
+    assert f"resumed from {step}" in capsys.readouterr().out
+    assert main(["train", str(config), "--resume", "step-9.safetensors"]) == 2
+    assert "step-9.safetensors" in capsys.readouterr().err
 
 
 def test_eval_takes_another_budget_and_stop_and_counts_evaluations(
@@ -144,6 +150,11 @@ def test_eval_names_the_subsets_there_are(weights: Path, capsys: pytest.CaptureF
     assert "| full |" in capsys.readouterr().out
     assert main(["eval", str(weights), "--data", "synthetic:12#size=48", "--subsets", "smile"]) == 2
     assert "no subset 'smile'; it has" in capsys.readouterr().err
+
+
+def test_eval_refuses_an_unknown_subset_before_it_scores(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldeq.cli.evaluate.evaluate", lambda *_, **__: pytest.fail("it was scored first"))
+    assert main(["eval", str(weights), "--data", "synthetic:2#size=48", "--subsets", "smile"]) == 2
 
 
 def test_made_faces_load_as_wflw_and_pass_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

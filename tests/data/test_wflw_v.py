@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ldeq.data import IBUG68, WFLW98, DataError, check, load_wflw_v, open_faces, write_wflw_v
 from ldeq.data.sources import is_video_spec, open_videos
-from ldeq.data.wflw_v import read_frames
+from ldeq.data.wflw_v import read_frames, write_frames
 
 pytest.importorskip("av")
 
@@ -170,3 +172,20 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     late = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert late - early < 2 * picture.nbytes
+
+
+def test_a_clip_whose_making_ends_early_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_frames(path, pictures(3), 25, (80, 96))
+    earlier = path.read_bytes()
+
+    def broken() -> Iterator[NDArray[np.uint8]]:
+        yield from pictures(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(path, broken(), 25, (80, 96))
+    assert path.read_bytes() == earlier
+    assert list(tmp_path.iterdir()) == [path]
+    write_frames(path, pictures(4), 25, (80, 96))
+    assert len(list(read_frames(path, 4))) == 4

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldeq.errors import LdeqError
 from ldeq.ops import use_backend
 from ldeq.solvers import SOLVERS, Solution
 
@@ -58,8 +59,9 @@ def writes_through_numpy(z: Tensor) -> Tensor:
 @each_backend
 @pytest.mark.parametrize("f", [writes_that_no_tensor_counts, writes_through_numpy], ids=lambda f: f.__name__)
 def test_an_argument_changed_behind_the_count_of_writes_is_refused(f: Map, solver: Solver, backend: str) -> None:
-    with use_backend(backend), pytest.raises(ValueError, match="f changed its argument in place"):
+    with use_backend(backend), pytest.raises(ValueError, match="f changed its argument in place") as found:
         solver(f, torch.ones(2, 5))
+    assert isinstance(found.value, LdeqError)  # which what catches errors of the package catches
 
 
 @each_solver
