@@ -147,6 +147,7 @@ class Stream:
             boxes, self._first = self._first, None  # boxes that are refused are refused once
             self._first = checked_boxes(boxes, frame.shape)
         dt = self._clock.step(time)
+        self._lost = [lost for lost in self._lost if self._clock.now - lost.time <= REMEMBERED]
 
         likeness = self._cuts.likeness(frame)
         if likeness < CUT and self.frames:
@@ -205,7 +206,6 @@ class Stream:
         if not tracks:
             return []
         answers = list(zip(tracks, self.tracker.step([frame] * len(tracks), [t.state for t in tracks]), strict=True))
-        self._lost = [lost for lost in self._lost if self._clock.now - lost.time <= REMEMBERED]
         for track, estimate in answers:
             if track in self._tracks and estimate.lost:
                 self._tracks.remove(track)
