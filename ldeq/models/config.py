@@ -8,7 +8,7 @@ from typing import Any
 
 from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
-from ..solvers.solver import RETURNS, STOP_SCOPES, check_choice, check_loop
+from ..solvers.solver import RETURNS, STOP_SCOPES, check_beta, check_choice, check_loop
 
 HISTORY_DTYPES = ("float32", "bfloat16")
 MODEL_STOPS = ("relative", "absolute", "landmarks")
@@ -104,6 +104,7 @@ class LDEQConfig:
         self._refuse_what_has_no_effect()
 
     def _check_numbers(self) -> None:
+        check_beta(self.beta)
         for name in ("max_iter", "backward_max_iter", "phantom_steps", "m"):
             count = getattr(self, name)
             if count is not None and count < 1:

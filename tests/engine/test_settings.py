@@ -235,6 +235,8 @@ def test_values_mean_what_they_look_like(tmp_path: Path) -> None:
         ("model.depth=-1", "model.depth must be >= 0"),
         ("model.depth=1000", "model.depth must be <= 10"),
         ("model.beta=.nan", "model.beta must be a finite number"),
+        ("model.beta=0", "beta must lie in (0, 1], got 0"),
+        ("model.beta=1.5", "beta must lie in (0, 1], got 1.5"),
         ("model.preset=[1]", "unknown preset [1]"),
         ("run.out=''", "run.out is empty"),
         ("run.out=.nan", "run.out"),
