@@ -35,6 +35,7 @@ def contestants(depth: int) -> tuple[dict[str, Run], dict[str, str]]:
 
     found: dict[str, Run] = {
         "ldeq Anderson": ours(solvers.Anderson(m=depth + 1)),
+        "ldeq Anderson, type I": ours(solvers.Anderson(m=depth + 1, kind="I")),
         "ldeq Broyden": ours(solvers.Broyden(m=depth)),
         "plain iteration": ours(solvers.FixedPoint()),
         "textbook type II": partial(_textbook, depth),

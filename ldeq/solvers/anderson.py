@@ -1,4 +1,4 @@
-r"""Anderson mixing, type II, with a batch of independent samples.
+r"""Anderson mixing with a batch of independent samples: type II, and type I by `ldeq.solvers.anderson_type1`.
 
 x is the iterate `(B, D)`, f = f(x), g = f - x. Of the last n <= m pairs, each sample takes the weights
 
@@ -12,15 +12,16 @@ the Gram matrix of the g changes per step, so only that row is computed; `ldeq.o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..ops.solve_step import MAX_HISTORY, AndersonStep, SolveState, Step
 from . import buffer_reuse
+from .anderson_type1 import TypeOneState, TypeOneStep
 from .solution import Solution
-from .solver import Map, Solver, check_beta, check_count, finite
+from .solver import Map, Solver, check_beta, check_choice, check_count, finite
 
 # Published LDEQ loop, for parity with its figures: ridge in absolute units, one stop for the batch, the iterate itself
 # returned (a final evaluation of f follows in the layer). It spends two start-up evaluations outside its max_iter:
@@ -36,6 +37,9 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
+Kind = Literal["I", "II"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Anderson(Solver):
     """Anderson mixing. `PUBLISHED` holds the settings that reproduce the published LDEQ loop.
@@ -49,6 +53,10 @@ class Anderson(Solver):
 
     m: int = 6
     """Pairs kept, 1 to 16; 1 is plain iteration."""
+    kind: Kind = "II"
+    """``"II"`` mixes the residuals to the smallest one. ``"I"`` makes the mixed one orthogonal to the steps, which takes fewer
+    evaluations on some maps and more on others (`benchmarks/README.md`). It runs in plain PyTorch on every device, and keeps m
+    states more."""
     ridge: float = 0.0
     """lambda. 0 is the best: residuals that are all but dependent are left out, whatever their scale. From 0 upwards it is
     relative to the mean diagonal of the Gram matrix, so that the answer does not depend on the scale of the problem (an
@@ -67,6 +75,7 @@ class Anderson(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_beta(self.beta)
+        check_choice("kind", self.kind, get_args(Kind))
         check_count("m", self.m)
         if not 1 <= self.m <= MAX_HISTORY:
             raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {self.m}")
@@ -74,12 +83,16 @@ class Anderson(Solver):
             raise ValueError(f"ridge must be a finite number, got {self.ridge!r:.99}")
         if self.history_dtype not in (None, torch.bfloat16):
             raise ValueError(f"history_dtype must be None or torch.bfloat16, got {self.history_dtype}")
+        if self.history_dtype is not None and self.kind == "I":
+            raise ValueError(f"history_dtype={self.history_dtype} is for kind='II'; leave it out with kind='I'")
 
     def prepare(self, start: Tensor) -> None:
         if self.history_dtype is not None and start.dtype == torch.float64:
             raise ValueError(f"history_dtype must be None for float64 states, got {self.history_dtype}")
 
     def step(self, start: Tensor, backend: str | None) -> Step:
+        if self.kind == "I":
+            return TypeOneStep(float(self.beta), float(self.ridge), self.safeguards)
         return AndersonStep(
             start,
             beta=float(self.beta),
@@ -90,6 +103,8 @@ class Anderson(Solver):
         )
 
     def state(self, start: Tensor, value: torch.dtype, f: torch.dtype, compiled: bool) -> SolveState:
+        if self.kind == "I":
+            return TypeOneState.new(start.to(value), self.m)
         dtype = self.history_dtype or torch.promote_types(f, torch.float32)
         ring = buffer_reuse.acquire((self.m, *start.shape), dtype, start) if compiled else None
         return SolveState.new(start.to(value), self.m, ring)

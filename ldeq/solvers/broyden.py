@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ops.solve_step import Next, SolveState, Step, StopRule
-from ..ops.solve_step.reference import RESTART_FACTOR, decide, measure
+from ..ops.solve_step.reference import RESTART_FACTOR, decide, measure, unit
 from .solution import Solution
 from .solver import Map, Solver, check_count
 
@@ -128,7 +128,12 @@ class _BroydenStep:
         if len(state.us) == self.m:
             state.us, state.vs = [], []
             state.corrected = torch.zeros_like(state.corrected)
-        dx, h_dg = state.dx, _apply(state.us, state.vs, g - state.g_before)
+        # The formula stays the same if dx and dg are scaled alike, and their products then neither vanish nor overflow. A power
+        # of two rounds nothing.
+        _, norm = unit(state.dx)
+        scale = torch.exp2(-torch.floor(torch.log2(norm))).to(g.dtype).unsqueeze(1)
+        dx, dg = state.dx * scale, (g - state.g_before) * scale
+        h_dg = _apply(state.us, state.vs, dg)
         curvature = (dx * h_dg).sum(1, keepdim=True)
         usable = curvature.abs() > MIN_CURVATURE * dx.norm(dim=1, keepdim=True) * h_dg.norm(dim=1, keepdim=True)
         usable = usable & state.active.unsqueeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from tanh_cell import LOSSES, N, TanhCell, gradients, injection, relative_error,
 from torch import Tensor
 
 from ldeq import DEQ
-from ldeq.solvers import SOLVERS, Solution, anderson, broyden, fixed_point
+from ldeq.solvers import SOLVERS, Anderson, Broyden, FixedPoint, Solution, Solver, anderson, broyden, fixed_point
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -35,6 +36,26 @@ def test_implicit_gradients_are_those_of_unrolling_to_convergence(
         assert got is not None
         assert got.dtype == dtype
         assert relative_error(got, want) < bound
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e20])
+@pytest.mark.parametrize("solver", [Anderson(), Anderson(kind="I"), Broyden(), FixedPoint()], ids=lambda s: type(s).__name__)
+def test_gradients_of_a_scaled_loss_are_the_scaled_gradients(solver: Solver, scale: float) -> None:
+    """Squares of 1e-30 vanish in float32, those of 1e20 overflow: the adjoint solve stopped early and was wrong by a third."""
+
+    def found(scale: float) -> tuple[list[Tensor], Tensor]:
+        cell, x = TanhCell(torch.float32), injection(dtype=torch.float32).requires_grad_()
+        z, sol = DEQ(cell, replace(solver, tol=1e-6, max_iter=200))(start(dtype=torch.float32), x)
+        (scale * LOSSES["sum"](z)).backward()
+        assert sol.adjoint is not None
+        assert sol.adjoint.converged.all()
+        return [t.grad for t in (cell.w, cell.u, cell.b, x)], sol.adjoint.iterations
+
+    (scaled, evaluations), (usual, as_usual) = found(scale), found(1.0)
+    assert (evaluations - as_usual).abs().max() <= 2
+    for got, want in zip(scaled, usual, strict=True):
+        # Two solves to 1e-6, amplified by at most 5, whose roundings differ.
+        assert relative_error(got.double() / scale, want.double()) < 2e-5
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -136,7 +136,7 @@ def anderson_step_reference(
     else:
         ring[slot] = g
     _enter_gram_row(state, ring, slot)
-    valid = _history(state, measured.norm, slot, safeguards)
+    valid = history(state, measured.norm, slot, safeguards)
     alpha = _weights(state, valid, slot, ridge, torch.finfo(x.dtype).eps, safeguards).to(x.dtype)
     x_next = torch.zeros_like(x)
     for i, (f_i, g_i) in enumerate(zip(state.f_ring, ring, strict=True)):
@@ -145,16 +145,22 @@ def anderson_step_reference(
     return torch.where(state.active.unsqueeze(1), x_next, x)
 
 
+def unit(t: Tensor) -> tuple[Tensor, Tensor]:
+    """t `(B, D)` divided by its norm, and the norm `(B,)` in float64, a constant to autograd. The norm is 1 where that is 0,
+    infinite, or so small that t cannot be divided by it."""
+    norm = torch.linalg.vector_norm(t.detach(), dim=1, dtype=wide(t))
+    norm = torch.where((norm >= torch.finfo(t.dtype).tiny) & norm.isfinite(), norm, 1.0)
+    return t * norm.reciprocal().to(t.dtype).unsqueeze(1), norm
+
+
 def _enter_gram_row(state: SolveState, ring: list[Tensor], slot: int) -> None:
     """Products of the newest g with all g of the history: the one row and column of the Gram matrix that change.
 
     The newest g is divided by its norm first, and the products multiplied by that again in float64, so that they neither vanish
     nor overflow.
     """
-    m, g = state.slots, ring[slot]
-    norm = torch.linalg.vector_norm(g.detach(), dim=1, dtype=state.gram.dtype)
-    norm = torch.where((norm > 0) & norm.isfinite(), norm, 1.0)
-    direction = g * norm.reciprocal().to(g.dtype).unsqueeze(1)
+    m = state.slots
+    direction, norm = unit(ring[slot])
     products = [(other * direction).sum(1).to(norm.dtype) * norm for other in ring]
     row = torch.stack([*products, *[torch.zeros_like(norm)] * (m - len(ring))], 1)
     newest = torch.arange(m, device=row.device) == slot
@@ -162,7 +168,7 @@ def _enter_gram_row(state: SolveState, ring: list[Tensor], slot: int) -> None:
     state.gram = torch.where(newest.unsqueeze(1), row.unsqueeze(1), gram)
 
 
-def _history(state: SolveState, norm: Tensor, slot: int, safeguards: bool) -> Tensor:
+def history(state: SolveState, norm: Tensor, slot: int, safeguards: bool) -> Tensor:
     """Which pairs take part, `(B, m)` bool. With safeguards, the newest alone after a mixed step that led astray, or if the
     history makes no progress."""
     valid = state.flags[:, FLAGS:].bool()
@@ -176,8 +182,8 @@ def _history(state: SolveState, norm: Tensor, slot: int, safeguards: bool) -> Te
     lowest = torch.where(drops, norm, torch.minimum(norm, lowest))
     mark = torch.where(advanced | drops, norm, mark)
     stalled = torch.where(drops, 0, stalled)
-    state.measurements = _put(state, state.measurements, {LOWEST: lowest, MARK: mark})
-    state.replace_flags(_put(state, state.flags, {STALLED: stalled}))
+    state.measurements = put(state, state.measurements, {LOWEST: lowest, MARK: mark})
+    state.replace_flags(put(state, state.flags, {STALLED: stalled}))
     return (valid & ~drops.unsqueeze(1)) | newest
 
 
@@ -191,11 +197,11 @@ def _weights(state: SolveState, valid: Tensor, slot: int, ridge: float, precisio
         sane = precision * alpha.norm(dim=1) <= MAX_WEIGHT_ROUNDING
         alpha = torch.where(sane.unsqueeze(1), alpha, newest.to(alpha.dtype))
         entries[MIXED] = sane & (valid.sum(1) > 1)
-    state.replace_flags(_put(state, state.flags, entries))
+    state.replace_flags(put(state, state.flags, entries))
     return alpha
 
 
-def _put(state: SolveState, columns: Tensor, entries: dict[int, Tensor]) -> Tensor:
+def put(state: SolveState, columns: Tensor, entries: dict[int, Tensor]) -> Tensor:
     """`columns` with other entries `(B,)` for the samples that go on."""
     active = state.active
     parts = list(columns.unbind(1))
