@@ -98,8 +98,10 @@ def _lines(node: ast.stmt, function: str, outside: tuple[int, int]) -> tuple[int
 
 
 def _judged_children(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a node that decide what happens, without texts, annotations and sentences for people."""
+    """The parts of a node that decide what happens, without texts, annotations, assertions and sentences for people."""
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Assert):
+        return
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # zip's: an assertion, too
         return
     if _tells(node):
         return
