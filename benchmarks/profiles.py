@@ -1,7 +1,7 @@
 r"""Performance profiles (Dolan and Moré 2002): the share of the problems that a solver ends within tau times the best one's
 cost.
 
-Cost is the number of evaluations of f, or the time, until a point x that f was given has ||f(x) - x|| <= tol ||f(x)||. The
+Cost is the number of evaluations of f, or the CPU time, until a point x that f was given has ||f(x) - x|| <= tol ||f(x)||. The
 harness measures that in every evaluation and ends the run there: the same test, in float64, for all.
 """
 
@@ -52,15 +52,15 @@ class Watched:
 
 
 def solve(run: Run, f: Map, start: Tensor, tol: float, budget: int) -> tuple[float, float]:
-    """(evaluations, seconds), both infinite where the run failed."""
+    """(evaluations, seconds of CPU time), both infinite where the run failed."""
     watched = Watched(f, tol, budget)
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run(watched, start, 2 * budget)
     except _Found:
-        return watched.calls, time.perf_counter() - begin
+        return watched.calls, time.process_time() - begin
     except Exception:  # whatever a solver gives up with
         pass
     return math.inf, math.inf
@@ -104,22 +104,20 @@ def finite(costs: Costs) -> dict[str, dict[str, float | None]]:
     return {name: {solver: c if c < math.inf else None for solver, c in row.items()} for name, row in costs.items()}
 
 
-def summary(panels: Mapping[str, Costs]) -> dict[str, dict[str, float]]:
-    """By solver: the area of each panel, and the shares of the problems where it is the best, and that it solves."""
+def best(ratios: list[float]) -> float:
+    """Share of the problems on which nobody is better."""
+    return share(ratios, 1.0)
+
+
+def solved(ratios: list[float]) -> float:
+    return sum(r < math.inf for r in ratios) / len(ratios)
+
+
+def summary(panels: Mapping[str, Costs], figure: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+    """By solver and panel, a figure of the ratios: `area`, `best` or `solved`."""
     found = {title: ratios(costs) for title, costs in panels.items()}
     names = list(dict.fromkeys(name for by_solver in found.values() for name in by_solver))
-    return {
-        name: {
-            f"{title}: {what}": value
-            for title, by_solver in found.items()
-            for what, value in (
-                ("area", area(by_solver[name])),
-                ("best", share(by_solver[name], 1.0)),
-                ("solved", sum(r < math.inf for r in by_solver[name]) / len(by_solver[name])),
-            )
-        }
-        for name in names
-    }
+    return {name: {title: figure(by_solver[name]) for title, by_solver in found.items()} for name in names}
 
 
 def draw(panels: Mapping[str, Costs], path: Path, largest: float = 10.0) -> None:

@@ -58,15 +58,15 @@ def test_a_peer_that_is_not_installed_is_left_out_with_its_reason(monkeypatch: p
 
 
 def test_shares_and_areas_of_a_small_table() -> None:
-    from profiles import finite, ratios, share, summary
+    from profiles import area, best, finite, ratios, share, solved, summary
 
     costs = {"p": {"a": 10.0, "b": 20.0}, "q": {"a": math.inf, "b": 5.0}, "nobody": {"a": math.inf, "b": math.inf}}
     assert ratios(costs) == {"a": [1.0, math.inf], "b": [2.0, 1.0]}
     assert share([2.0, 1.0], 1.0) == 0.5
     assert share([2.0, 1.0], 2.0) == 1.0
-    found = summary({"t": costs})
-    assert found["a"] == {"t: area": 0.5, "t: best": 0.5, "t: solved": 0.5}
-    assert found["b"]["t: area"] == pytest.approx(1 - math.log10(2) / 2)
+    assert summary({"t": costs}, best) == {"a": {"t": 0.5}, "b": {"t": 0.5}}
+    assert summary({"t": costs}, solved) == {"a": {"t": 0.5}, "b": {"t": 1.0}}
+    assert summary({"t": costs}, area) == {"a": {"t": 0.5}, "b": {"t": pytest.approx(1 - math.log10(2) / 2)}}
     assert finite(costs)["q"] == {"a": None, "b": 5.0}
 
 
