@@ -173,10 +173,10 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_a_document_that_costs_or_does_more_than_it_says_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(SettingsError, match=re.escape(sentence)) as error:
         read(path)
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
