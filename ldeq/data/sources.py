@@ -58,6 +58,7 @@ _LOADERS: dict[str, Callable[[str, str, str | None, Convention], FaceSet]] = {
 }
 
 # More synthetic faces, or larger ones, take days or all memory, and are a mistyped number.
+_LONGEST_SPLIT = 200  # bytes; file systems hold 255 in a name, and an ending is added
 _MOST_FACES = 10**8
 _LARGEST_FACE = 4096
 
@@ -95,6 +96,8 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     where, suffix = _where(spec, KINDS[kind])
     options = _parse_options(kind, spec, suffix)
     split = options.get("split", split) or "train"
+    if len(split.encode(errors="replace")) > _LONGEST_SPLIT or "/" in split or "\0" in split:
+        raise DataError(f"split must be the name of a list in the folder, such as train, not {split!r}.")
     if kind == "300w":
         return _with_axis(load_300w(where, split), spec, options)
     if kind == "wflw":

@@ -331,3 +331,9 @@ def test_a_mistake_in_a_layout_is_told(change, message: str, tmp_path: Path) -> 
     with pytest.raises(DataError, match=message) as caught:
         read_layout(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["9" * 300, "../other/train", "a\0b", "é" * 101])
+def test_a_split_that_can_be_no_name_of_a_list_is_a_sentence(tmp_path: Path, split: str) -> None:
+    with pytest.raises(DataError, match="split must be the name of a list in the folder"):
+        open_faces(f"csv:{tmp_path}", split)
