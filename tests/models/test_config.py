@@ -102,6 +102,8 @@ def test_a_size_that_does_not_divide_names_the_nearest_that_does(preset: str, si
         ({"backward_max_iter": -1}, "backward_max_iter must be >= 1, got -1"),
         ({"tol": -0.1}, "tol must be a finite number >= 0, got -0.1"),
         ({"tol": float("nan")}, "tol must be a finite number >= 0, got nan"),
+        ({"mixing": 0.0}, r"mixing must lie in \(0, 1\], got 0.0"),
+        ({"mixing": float("nan")}, r"mixing must lie in \(0, 1\], got nan"),
         ({"backward_tol": float("inf")}, "backward_tol must be a finite number >= 0, got inf"),
         ({"stop": "motion"}, "stop 'motion'.*landmarks"),
         (
