@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+import yaml
 from clips import drawn, moving, read_clip, tight, write_clip
 from small_disk import PAGE, SmallDisk, small_disk
 
@@ -159,3 +162,57 @@ def test_a_checkpoint_on_a_full_disk_is_the_earlier_one_bit_for_bit(disk: SmallD
     for name, tensor in models[1].state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(loaded[name], tensor)
+
+
+def test_a_training_on_a_full_disk_keeps_every_earlier_file_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One more epoch than the run has, with room for more and more of its checkpoint, its weights and its pictures."""
+    config = tmp_path / "config.yaml"
+    model = {"preset": "tiny", "landmarks": 98, "image_size": 32, "width": 16, "width_increment": 8, "depth": 1, "groups": 4}
+    data = {"train": ["synthetic:4#size=48"], "val": ["synthetic:2#size=48"], "workers": 0, "cache": True}
+    config.write_text(yaml.safe_dump({"model": model, "data": data, "run": {"batch": 4, "device": "cpu"}}))
+
+    def train(folder: Path, epochs: int) -> int:
+        settings = [f"run.out={folder}", f"run.epochs={epochs}"]
+        return main(["train", str(config), "--resume", "auto", *(word for s in settings for word in ("--set", s))])
+
+    with small_disk(tmp_path / "disk", 3 * 2**20) as disk:
+        run = disk.folder / "run"
+        assert train(tmp_path / "run", 1) == 0
+        earlier = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        statuses = []
+        for room in (0, PAGE, 2**17, 2**18, 2**19 - PAGE, 2**19, 5 * 2**17, 2**20, 2**21):
+            shutil.rmtree(run, ignore_errors=True)
+            disk.leave(2**21)
+            shutil.copytree(tmp_path / "run", run)
+            disk.leave(room)
+            capsys.readouterr()
+            statuses.append(train(run, 2))
+            check_ending(statuses[-1], capsys, [str(run)])
+            check_run(run, earlier, f"with room for {room} bytes")
+            if statuses[-1] == 0:
+                break
+    assert statuses[0] == 2 and statuses[-1] == 0 and statuses.count(2) > 2
+
+
+def check_run(run: Path, earlier: dict[str, bytes], where: str) -> None:
+    """Everything in the folder of a run is what it was before, or new and whole."""
+    left = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert not [name for name in left if name.endswith(".tmp")], where
+    assert left["log.jsonl"].startswith(earlier["log.jsonl"]), where
+    checkpoints = [name for name in left if name.startswith("step-")]
+    assert checkpoints, where
+    for name, content in left.items():
+        if content == earlier.get(name) or name == ".lock":
+            continue
+        if name == "best.safetensors":
+            load_pretrained(run / name)
+        elif name in checkpoints:
+            checkpoint.load(run / name)
+        elif name.endswith(".png"):
+            assert cv2.imread(str(run / name)) is not None, where
+        elif name.endswith(".json"):
+            json.loads(content)
+        elif name.endswith(".yaml"):
+            yaml.safe_load(content)
+        else:
+            assert name == "log.jsonl", f"{name} {where}"
