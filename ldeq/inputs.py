@@ -1,7 +1,8 @@
-"""What callers hand over to find landmarks in: pictures and boxes, checked before anything is computed from them."""
+"""What callers hand over: numbers, pictures and boxes, checked before anything is computed from them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,14 @@ from .errors import LdeqError
 
 class InputError(LdeqError, ValueError):
     """A picture, a box or a time that cannot be used; the message says what it must be."""
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold; an integer may be too large."""
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def checked_picture(image: Any, what: str = "image must be") -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from .data import Layout
 from .errors import LdeqError
 from .face import Face
 from .files import write_atomically
+from .pose import HeadPose
 
 FORMATS = ("json", "csv", "coco", "wflw", "pts")
 """``pts`` is a folder of files, the others are one file."""
@@ -107,12 +108,12 @@ def csv_text(found: Sequence[Found], layout: Layout, folder: Path) -> str:
     points = [f"{axis}{i}" for i in range(layout.count) for axis in "xy"]
     openings = [f"{name}_open" for name in layout.openings]
     boxes = ("box_x1", "box_y1", "box_x2", "box_y2")
-    rows.writerow(["image", "face", "score", *boxes, *points, "yaw", "pitch", "roll", *openings])
+    rows.writerow(["image", "face", "score", *boxes, *points, *HeadPose._fields, *openings])
     for picture in found:
         for number, face in enumerate(picture.faces):
             r = face_record(face)
             flat = [v for point in r["points"] for v in point]
-            pose = [""] * 3 if r["pose"] is None else list(r["pose"].values())
+            pose = [""] * len(HeadPose._fields) if r["pose"] is None else list(r["pose"].values())
             score = "" if r["score"] is None else r["score"]
             rows.writerow([_relative(picture, folder), number, score, *r["box"], *flat, *pose, *r["openings"].values()])
     return text.getvalue()
@@ -126,13 +127,14 @@ def coco_text(found: Sequence[Found], layout: Layout, folder: Path) -> str:
         name = _relative(picture, folder)
         images.append({"id": image_id, "file_name": name, "width": picture.width, "height": picture.height})
         for face in picture.faces:
-            x1, y1, x2, y2 = face_record(face)["box"]
+            r = face_record(face)
+            x1, y1, x2, y2 = r["box"]
             box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
             entry: dict[str, Any] = {"id": len(annotations), "image_id": image_id, "category_id": 1, "iscrowd": 0}
-            keypoints = [v for x, y in face_record(face)["points"] for v in (x, y, 2)]
+            keypoints = [v for x, y in r["points"] for v in (x, y, 2)]
             entry |= {"keypoints": keypoints, "num_keypoints": layout.count, "bbox": box, "area": round(box[2] * box[3], 2)}
-            if face.score is not None:
-                entry["score"] = round(face.score, 4)
+            if r["score"] is not None:
+                entry["score"] = r["score"]
             annotations.append(entry)
     names = list(layout.names) or [str(i) for i in range(layout.count)]
     category = {"id": 1, "name": "face", "keypoints": names, "skeleton": []}

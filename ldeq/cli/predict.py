@@ -59,10 +59,10 @@ class Predict:
         boxes = parse_box(self.box)
         if boxes and self.cropped:
             raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
-        pictures = find_pictures(self.images)
-        places = self._places(pictures)
+        pictures, kind = find_pictures(self.images), self._format()
+        places = self._places(pictures, kind)
         landmarker = Landmarker.load(self.model, self.device, threads="auto")
-        if kind := self._format():
+        if kind:
             check_format(kind, landmarker.layout)
         found: list[Found] = []
         failures = 0
@@ -97,7 +97,7 @@ class Predict:
                 print(json.dumps({"image": result.name, "faces": [face_record(face) for face in result.faces]}))
         return 2 if failures else 0
 
-    def _places(self, pictures: list[Picture]) -> list[Path | None]:
+    def _places(self, pictures: list[Picture], kind: str | None) -> list[Path | None]:
         """Where each picture is drawn, after a check of everything that will be written."""
         several = len(pictures) > 1
         if self.converge and (several or self.converge.suffix.lower() != ".gif"):
@@ -114,7 +114,8 @@ class Predict:
             outputs.file("--json", self.json)
         if self.converge:
             outputs.file("--converge", self.converge)
-        self._check_labels(outputs, pictures)
+        if self.labels and kind:
+            self._check_labels(outputs, pictures, self.labels, kind)
         return places
 
     def _format(self) -> str | None:
@@ -131,14 +132,12 @@ class Predict:
             raise SettingsError(f"--labels {self.labels} does not tell its format; add --format {', '.join(FORMATS)}")
         return kind
 
-    def _check_labels(self, outputs: Outputs, pictures: list[Picture]) -> None:
-        kind = self._format()
-        if kind is None or self.labels is None:
-            return
+    @staticmethod
+    def _check_labels(outputs: Outputs, pictures: list[Picture], target: Path, kind: str) -> None:
         if kind != "pts":
-            outputs.file("--labels", self.labels)
+            outputs.file("--labels", target)
             return
-        folder = outputs.folder("--labels", self.labels, output_names(pictures, ".pts"))
+        folder = outputs.folder("--labels", target, output_names(pictures, ".pts"))
         # They may be labels that somebody made by hand, which lie beside the pictures as well.
         if folder.exists() and next(folder.glob("*.pts"), None):
             raise SettingsError(f"--labels {folder} holds .pts files already; choose another folder")

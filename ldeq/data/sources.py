@@ -57,8 +57,10 @@ _LOADERS: dict[str, Callable[[str, str, str | None, Convention], FaceSet]] = {
     "pts": load_pts,
 }
 
+# Bytes. File systems hold 255 in a name, and an ending is added.
+_LONGEST_SPLIT = 200
+
 # More synthetic faces, or larger ones, take days or all memory, and are a mistyped number.
-_LONGEST_SPLIT = 200  # bytes; file systems hold 255 in a name, and an ending is added
 _MOST_FACES = 10**8
 _LARGEST_FACE = 4096
 

@@ -33,13 +33,13 @@ from .console import Console, TrainingDisplay
 from .convergence import ConvergenceWatch
 from .device import resolve_device
 from .distributed import agreed, naming_lost_processes, share_buffers
-from .documents import TrainingDocument, training_document
+from .documents import training_document
 from .evaluate import Evaluation, evaluate, join
 from .interruption import StopRequest
 from .loading import LoaderError, dead_loaders_told
 from .optimization import learning_rate, optimizer_tensors, restore_optimizer
 from .report import worst_faces
-from .resume import FIXED, changes, describe
+from .resume import check_changes
 from .run_lock import RunLock
 from .runlog import RunLog
 from .settings import SettingsError, TrainSettings, dump, to_mapping
@@ -384,7 +384,7 @@ class Trainer:
             return
         groups, raw = checkpoint.load(path)
         document, settings = training_document(path, raw)
-        self._compare(document, settings, allow_changes)
+        check_changes(document, settings, self.settings, self.world, self.steps_per_epoch, allow_changes, self.console)
         self._restore(path, groups)
         position = document.position
         self.epoch, self.step_in_epoch = position.epoch, position.step_in_epoch
@@ -432,38 +432,6 @@ class Trainer:
                 torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} does not hold what this run needs ({error}); use an earlier file") from error
-
-    def _compare(self, document: TrainingDocument, before: TrainSettings, allow_changes: bool) -> None:
-        """Refuses settings that changed: those that no run survives, and unless they are allowed all that change its course.
-
-        Raises:
-            CheckpointError: which ones changed, and what to do.
-        """
-        found = changes(before, self.settings)
-        fixed = {name: change for name, change in found.items() if name in FIXED}
-        for name, then, now in (
-            ("number of processes", document.world, self.world),
-            ("number of steps an epoch", document.position.steps_per_epoch, self.steps_per_epoch),
-        ):
-            if then != now:
-                fixed[name] = (then, now)
-        for name, (then, now) in fixed.items():
-            raise CheckpointError(
-                f"the checkpoint was made with another {name} ({then}, now {now}); put it back, or start anew in another "
-                "run.out, where run.start takes weights along"
-            )
-        if found and not allow_changes:
-            raise CheckpointError(
-                f"the settings have changed since the checkpoint: {describe(found)}; put them back, or go on under the new "
-                "ones with --allow-changes"
-            )
-        if found:
-            self.console.warn(f"going on under changed settings: {describe(found)}")
-        if before.run.epochs != self.settings.run.epochs and self.settings.optim.schedule == "onecycle":
-            self.console.say(
-                f"run.epochs was {before.run.epochs} and is {self.settings.run.epochs}: the learning rate follows the cycle of "
-                "the new length from here on"
-            )
 
     def _rewind_log(self, step: int) -> None:
         if self.main:

@@ -105,6 +105,7 @@ class LDEQConfig:
 
     def _check_numbers(self) -> None:
         check_beta(self.beta)
+        check_beta(self.mixing, "mixing")
         for name in ("max_iter", "backward_max_iter", "phantom_steps", "m"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -114,8 +115,6 @@ class LDEQConfig:
             if tol is not None and not 0 <= tol < math.inf:
                 raise ValueError(f"{name} must be a finite number >= 0, got {tol}")
 
-        if not 0 < self.mixing <= 1:
-            raise ValueError(f"mixing must lie in (0, 1], got {self.mixing}")
         check_loop(self.check_every, self.compact, self.stop_scope)
         if self.cuda_graphs and self.check_every:
             raise ValueError(f"cuda_graphs needs check_every = 0, got {self.check_every}: a replay cannot look at the host")

@@ -17,11 +17,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..inputs import is_finite
 from ..ops.solve_step import MAX_HISTORY, AndersonStep, SolveState, Step
 from . import buffer_reuse
 from .anderson_type1 import TypeOneState, TypeOneStep
 from .solution import Solution
-from .solver import Map, Solver, check_beta, check_choice, check_count, finite
+from .solver import Map, Solver, check_beta, check_choice, check_count
 
 # Published LDEQ loop, for parity with its figures: ridge in absolute units, one stop for the batch, the iterate itself
 # returned (a final evaluation of f follows in the layer). It spends two start-up evaluations outside its max_iter:
@@ -79,7 +80,7 @@ class Anderson(Solver):
         check_count("m", self.m)
         if not 1 <= self.m <= MAX_HISTORY:
             raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {self.m}")
-        if not finite(self.ridge):
+        if not is_finite(self.ridge):
             raise ValueError(f"ridge must be a finite number, got {self.ridge!r:.99}")
         if self.history_dtype not in (None, torch.bfloat16):
             raise ValueError(f"history_dtype must be None or torch.bfloat16, got {self.history_dtype}")
@@ -92,11 +93,11 @@ class Anderson(Solver):
 
     def step(self, start: Tensor, backend: str | None) -> Step:
         if self.kind == "I":
-            return TypeOneStep(float(self.beta), float(self.ridge), self.safeguards)
+            return TypeOneStep(self.beta, self.ridge, self.safeguards)
         return AndersonStep(
             start,
-            beta=float(self.beta),
-            ridge=float(self.ridge),
+            beta=self.beta,
+            ridge=self.ridge,
             safeguards=self.safeguards,
             history_dtype=self.history_dtype,
             backend=backend,

@@ -15,8 +15,8 @@ small are left out, which does what the first two do; the restarts are those of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from torch import Tensor
 from ..ops.layout import FLAGS, MIXED
 from ..ops.solve_step import Next, SolveState, Step, StopRule
 from ..ops.solve_step.reference import MAX_WEIGHT_ROUNDING, decide, history, measure, put, unit
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # A difference takes part if what is left of its pivot s^T y, after those taken before, exceeds this share of ||s|| ||y||.
 LEAST_PIVOT = 1e-6
@@ -47,19 +44,6 @@ class TypeOneState(SolveState):
     x_before: Tensor | None = None
     g_before: Tensor | None = None
 
-    def narrow(self, keep: Tensor) -> Self:
-        def rows(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t[keep]
-
-        return replace(
-            super().narrow(keep),
-            steps_taken=[s[keep] for s in self.steps_taken],
-            step_norms=rows(self.step_norms),
-            change_norms=rows(self.change_norms),
-            x_before=rows(self.x_before),
-            g_before=rows(self.g_before),
-        )
-
 
 class TypeOneStep(Step):
     """The step; `beta`, `ridge` and `safeguards` as in `ldeq.solvers.Anderson`."""
@@ -67,7 +51,7 @@ class TypeOneStep(Step):
     compiled = False
 
     def __init__(self, beta: float, ridge: float, safeguards: bool) -> None:
-        self.beta, self.ridge, self.safeguards = beta, ridge, safeguards
+        self.beta, self.ridge, self.safeguards = float(beta), float(ridge), safeguards
 
     def __call__(
         self, state: SolveState, x: Tensor, f: Tensor, value: Tensor, stop: StopRule, advance: bool, cast: bool

@@ -10,8 +10,8 @@ H = -I + sum u_i v_i^T is kept as pairs `(B, D)`. When the memory is full or the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from ..ops.solve_step import Next, SolveState, Step, StopRule
 from ..ops.solve_step.reference import RESTART_FACTOR, decide, measure, unit
 from .solution import Solution
 from .solver import Map, Solver, check_count
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # An update is skipped when |dx^T H dg| falls below this share of ||dx|| ||H dg||: the quotient would be noise.
 MIN_CURVATURE = 1e-6
@@ -76,20 +73,6 @@ class _BroydenState(SolveState):
     g_before: Tensor | None = None
     corrected: Tensor | None = None
     lowest: Tensor | None = None
-
-    def narrow(self, keep: Tensor) -> Self:
-        def rows(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t[keep]
-
-        return replace(
-            super().narrow(keep),
-            us=[t[keep] for t in self.us],
-            vs=[t[keep] for t in self.vs],
-            dx=rows(self.dx),
-            g_before=rows(self.g_before),
-            corrected=rows(self.corrected),
-            lowest=rows(self.lowest),
-        )
 
 
 class _BroydenStep:

@@ -35,7 +35,7 @@ class FixedPoint(Solver):
         check_beta(self.beta)
 
     def step(self, start: Tensor, backend: str | None) -> Step:
-        return FixedPointStep(start, beta=float(self.beta), backend=backend)
+        return FixedPointStep(start, beta=self.beta, backend=backend)
 
     def state(self, start: Tensor, value: torch.dtype, f: torch.dtype, compiled: bool) -> SolveState:
         return SolveState.new(start.to(value), 0)

@@ -37,6 +37,7 @@ class _Solve:
 
     def __init__(self, solver: Solver, f: Map, z0: Tensor) -> None:
         self.solver, self.shape, self.dtype = solver, z0.shape, z0.dtype
+        self.tol = float(solver.tol)  # PyTorch refuses an integer of more than 64 bits
         self.x = z0.flatten(1).to(torch.promote_types(z0.dtype, torch.float32))
         solver.prepare(self.x)
         self.work = self.x.dtype
@@ -64,7 +65,7 @@ class _Solve:
         state = self.state = solver.state(self.x, value_dtype, f_dtype, step.compiled)
         ring = state.g_ring
         # Motion is judged after the step, which must then not see convergence in any residual.
-        tol = -1.0 if self.motion is not None else float(solver.tol)
+        tol = -1.0 if self.motion is not None else self.tol
         stop = StopRule(tol, solver.stop != "absolute", solver.stop_scope == "batch")
         for i in range(solver.max_iter):
             if i > 0:
@@ -104,7 +105,7 @@ class _Solve:
         state, solver = self.state, self.solver
         moved = self.motion.update(fx.detach().to(self.dtype).reshape(len(fx), *self.shape[1:]))
         self.moved = torch.where(went_on, moved, self.moved)
-        rest = state.active & ((moved if solver.stop_scope == "sample" else moved.mean()) <= float(solver.tol))
+        rest = state.active & ((moved if solver.stop_scope == "sample" else moved.mean()) <= self.tol)
         # What has come to rest is the answer, even if an earlier point had the lower residual.
         slot = (state.steps - 1) % len(state.values)
         state.flags[:, STATUS].masked_fill_(rest, int(Status.CONVERGED))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from ..inputs import is_finite
 from ..ops.solve_step import SolveState, Step
 from .loop import solve
 from .motion import Observe
@@ -87,7 +87,7 @@ class Solver(ABC):
         check_count("max_iter", self.max_iter)
         if self.max_iter < 1:
             raise ValueError(f"max_iter must be >= 1, got {self.max_iter}")
-        if not finite(self.tol) or not self.tol >= 0:
+        if not is_finite(self.tol) or not self.tol >= 0:
             raise ValueError(f"tol must be a finite number >= 0, got {self.tol!r:.99}")
         check_loop(self.check_every, self.compact, self.stop_scope)
         if self.on_step is not None and not callable(self.on_step):
@@ -157,22 +157,14 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
 
 
-def finite(value: Any) -> bool:
-    """Whether an option is a number that a float can hold; an integer may be too large."""
-    try:
-        return math.isfinite(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
 def check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ValueError(f"{name} must be an integer, got {value!r}")
 
 
-def check_beta(beta: float) -> None:
-    if not finite(beta) or not 0 < beta <= 1:
-        raise ValueError(f"beta must lie in (0, 1], got {beta!r:.99}")
+def check_beta(beta: float, name: str = "beta") -> None:
+    if not is_finite(beta) or not 0 < beta <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {beta!r:.99}")
 
 
 def check_loop(check_every: int, compact: float, stop_scope: str) -> None:
@@ -183,7 +175,7 @@ def check_loop(check_every: int, compact: float, stop_scope: str) -> None:
     check_count("check_every", check_every)
     if check_every < 0:
         raise ValueError(f"check_every must be >= 0, got {check_every}; 0 spends the whole budget without a poll")
-    if not finite(compact) or not 0 <= compact < 1:
+    if not is_finite(compact) or not 0 <= compact < 1:
         raise ValueError(f"compact must lie in [0, 1), got {compact!r:.99}; 0 keeps the batch whole")
     if compact and not check_every:
         raise ValueError(f"compact={compact} needs check_every >= 1, got 0: the host must see how many samples go on")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import metrics
 from ..data import DataError
-from ..files import write_atomically
+from ..files import saved_bytes, write_atomically
 from ..metrics import stability
 from .evaluation import COLUMNS
 from .filters.base import runs
@@ -118,13 +117,20 @@ def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
 
 def table(scores: Mapping[str, Mapping[str, float]], protocol: str) -> str:
     """A row a track, in Markdown, under the protocol; figures that no track has are left out."""
+    head, *rows = _cells(scores)
+    lines = [protocol, "", f"| {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def _cells(scores: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """The table's head and a row a track."""
     titles = {**BLIND, **COLUMNS}
     columns = [name for name in titles if any(np.isfinite(row.get(name, np.nan)) for row in scores.values())]
-    lines = [protocol, "", "| track | " + " | ".join(titles[c] for c in columns) + " |", "| --- |" + " --- |" * len(columns)]
-    for name, row in scores.items():
-        cells = [f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v := row.get(c, float("nan"))) else "-" for c in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [name, *(f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v := row.get(c, float("nan"))) else "-" for c in columns)]
+        for name, row in scores.items()
+    ]
+    return [["track", *(titles[c] for c in columns)], *rows]
 
 
 def write_page(
@@ -136,8 +142,8 @@ def write_page(
     Raises:
         FileError: if it cannot be written.
     """
-    head, *rows = [line for line in table(scores, protocol).splitlines() if line.startswith("|") and "---" not in line]
-    body = ["<table>", _row(head, "th"), *(_row(line, "td") for line in rows), "</table>"]
+    head, *rows = _cells(scores)
+    body = ["<table>", _row(head, "th"), *(_row(row, "td") for row in rows), "</table>"]
     picture = base64.b64encode(_plots(tracks, fps, truth)).decode()
     words = (
         "Jitter is the distance of a landmark from the middle between its places in the frames before and after: the part of a "
@@ -158,9 +164,8 @@ td:first-child, th:first-child {{ text-align: left; }} img {{ max-width: 100%; }
     return write_atomically(path, document)
 
 
-def _row(line: str, tag: str) -> str:
-    cells = [html.escape(cell.strip()) for cell in line.strip("|").split(" | ")]
-    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+def _row(cells: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _plots(tracks: Mapping[str, Track], fps: float, truth: Track | None) -> bytes:
@@ -172,14 +177,13 @@ def _plots(tracks: Mapping[str, Track], fps: float, truth: Track | None) -> byte
     if truth is not None:
         shown = [*shown, ("truth", truth, "k")]
     for name, track, colour in shown:
-        for start, stop in runs(track.found):
-            if stop - start < 3:
-                continue
+        stretches = [(start, stop) for start, stop in runs(track.found) if stop - start >= 3]
+        for start, stop in stretches:
             seconds = np.arange(start, stop) / fps
             points = track.points[start:stop]
             size = metrics.face_size(points)
             style = {"color": colour, "lw": 1.0, "ls": "--" if name == "truth" else "-"}
-            label = {"label": name} if start == runs(track.found)[0][0] else {}
+            label = {"label": name} if start == stretches[0][0] else {}
             top.plot(seconds[1:-1], stability.jitter(points), **style, **label)
             for axes, parts in ((mouth, ["mouth"]), (eyes, ["left_eye", "right_eye"])):
                 openings = [track.layout.openings[p].width(points) for p in parts if p in track.layout.openings]
@@ -191,6 +195,4 @@ def _plots(tracks: Mapping[str, Track], fps: float, truth: Track | None) -> byte
     for axes in (top, mouth, eyes):
         axes.grid(alpha=0.3)
     top.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100, format="png")
-    return buffer.getvalue()
+    return saved_bytes(lambda file: figure.savefig(file, dpi=100, format="png"))

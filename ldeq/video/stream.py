@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..data import Layout
 from ..detection import Detector
 from ..face import Face
-from ..inputs import InputError, checked_boxes, checked_picture
+from ..inputs import InputError, checked_boxes, checked_picture, is_finite
 from .cuts import CUT, DOUBT, CutDetector
 from .tracking import Estimate, FaceState, Tracker
 
@@ -239,13 +239,6 @@ class Stream:
         return faces
 
 
-def _finite(time: Any) -> bool:
-    try:
-        return math.isfinite(time)
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
 class _Clock:
     """The times of the frames of a stream."""
 
@@ -265,7 +258,7 @@ class _Clock:
         if time is None:
             self._last = self.now + self._step
             return self._step
-        if not _finite(time):
+        if not is_finite(time):
             raise InputError(
                 f"the time of a frame must be a finite number of seconds, got {time!r:.99}; this frame is left out"
             )

@@ -153,9 +153,9 @@ def _json_rows(source: Path) -> tuple[list[Row], float | None]:
                 if points.ndim != 2 or points.shape[1] != 2:
                     raise ValueError("points must be pairs")
                 rows.append((number, str(face["id"]), _plausible(points, f"frame {number} of {source}")))
+        except DataError:
+            raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"a frame of {source} is not as ldeq video --json writes it ({error!r}).") from error
     fps = document.get("fps")
     good = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < 1e6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,6 @@ from torchdeq.solver import get_solver
 from ldeq.cli import bench, timing
 from ldeq.cli.main import main
 from ldeq.models import LDEQ, LDEQConfig
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks_on_the_path():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield
-    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def tiny(**options) -> LDEQConfig:

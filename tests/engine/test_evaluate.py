@@ -12,7 +12,7 @@ import torch
 
 from ldeq.data import DataError, FaceRecord, ImageError, LandmarkDataset, Layout, open_faces
 from ldeq.engine import evaluate
-from ldeq.engine.evaluate import join
+from ldeq.engine.evaluate import Evaluation, join
 from ldeq.engine.report import evaluation_counts, markdown_table, write_report
 from ldeq.models import LDEQ, LDEQConfig
 
@@ -152,3 +152,23 @@ def test_an_early_stop_is_counted_by_face(model: LDEQ) -> None:
     result = evaluate(model.with_solver(max_iter=9, stop="landmarks", tol=32.0), dataset())
     assert result.evaluations.tolist() == [2] * 7
     assert "stop at landmarks moving by 32 px" in result.protocol
+
+
+def test_figures_of_a_share_join_in_the_order_of_the_data() -> None:
+    def part(indices: list[int], residual: float) -> Evaluation:
+        n = len(indices)
+        values = np.array(indices, np.float32)
+        return Evaluation(
+            f"a set of 2 images, {n} images, wflw", np.tile(values[:, None, None], (1, 2, 2)), np.zeros((n, 2, 2), np.float32),
+            np.ones((n, 2), np.float32), values.astype(np.float64) + 1, values / 100, np.array(indices),
+            [{"pose": i % 2 == 0} for i in indices], np.array(indices) + 3, residual, [("gone", "why"), (f"{indices[0]}", "x")],
+        )  # fmt: skip
+
+    whole = join([part([0, 2, 4], 0.1), part([1, 3], 0.6)])
+    assert whole.indices.tolist() == [0, 1, 2, 3, 4]
+    assert whole.predicted[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert whole.evaluations.tolist() == [3, 4, 5, 6, 7] and whole.normaliser.tolist() == [1, 2, 3, 4, 5]
+    assert whole.residual == pytest.approx((3 * 0.1 + 2 * 0.6) / 5)
+    assert whole.skipped == [("gone", "why"), ("0", "x"), ("1", "x")]
+    assert [a["pose"] for a in whole.attributes] == [True, False, True, False, True]
+    assert whole.protocol == "a set of 2 images, 5 images, wflw"

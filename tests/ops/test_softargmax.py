@@ -430,5 +430,5 @@ def test_integers_beyond_what_an_operator_takes_are_numbers_or_a_sentence() -> N
 @pytest.mark.parametrize("shape", [(0,), (3, 4), (1, 2, 8), (1, 2, 3, 4, 5)])
 def test_maps_of_another_rank_are_told_on_the_meta_device_too(shape: tuple[int, ...]) -> None:
     maps = torch.empty(shape, device="meta")
-    with pytest.raises(RuntimeError, match=r"must have shape \(B, K, H, W\), got \("):
+    with pytest.raises(RuntimeError, match=r"must have shape \(B, K, H, W\) with H, W >= 1, got \("):
         torch.ops.ldeq.softargmax_forward(maps, None, 1.0, 1e-4, 1.0, 0.0, 1.0, 0.0, True)

@@ -7,7 +7,7 @@ import torch
 from problems import PROBLEMS, Problem, conditioned, noise, tanh_network
 from torch import Tensor
 
-from ldeq.solvers import Anderson, Status, anderson, fixed_point
+from ldeq.solvers import Anderson, Injected, Status, anderson, fixed_point
 from ldeq.solvers.anderson_type1 import type_one_weights
 
 
@@ -156,3 +156,13 @@ def test_a_solve_can_be_differentiated() -> None:
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Anderson(**options)
+
+
+def test_samples_that_go_early_change_nothing_for_the_others() -> None:
+    slope = torch.linspace(0.1, 0.95, 6, dtype=torch.float64).unsqueeze(1) * torch.linspace(-1, 1, 9, dtype=torch.float64)
+    f = Injected(lambda z, x: x["slope"] * z + 1, {"slope": slope})
+    whole, narrowed = (
+        anderson(f, torch.zeros_like(slope), kind="I", m=4, tol=1e-9, max_iter=60, compact=share) for share in (0.0, 0.9)
+    )
+    assert whole.iterations.tolist() == narrowed.iterations.tolist() and whole.iterations.unique().numel() > 2
+    torch.testing.assert_close(narrowed.value, whole.value, rtol=1e-12, atol=1e-12)

@@ -75,7 +75,7 @@ SABOTAGES = (
         "a resume does not make up for a validation", _TRAIN,
         "self._validate(stop) if self.validation_due else None", "None",
     ),
-    Sabotage("a resume under changed settings says nothing", _TRAIN, "if found and not allow_changes:", "if False:"),
+    Sabotage("a resume under changed settings says nothing", "ldeq/engine/resume.py", "if found and not allowed:", "if False:"),
     Sabotage(
         "the newest step goes on, not the newest save", "ldeq/engine/checkpoint.py",
         'counter = document.get("saved", 0)', "counter = 0",

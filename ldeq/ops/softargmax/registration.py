@@ -99,8 +99,8 @@ def _readout_by(operator: Operator) -> Callable[..., Readout]:
 
 
 def _readout_fake(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if maps.ndim != 4:  # the kernels say the same
-        raise RuntimeError(f"maps must have shape (B, K, H, W), got {tuple(maps.shape)}")
+    if maps.ndim != 4:  # the kernels say the same, and do not run here
+        raise RuntimeError(f"maps must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
     b, k = maps.shape[:2]
     dtype = accumulation_dtype(maps.dtype)
     return (

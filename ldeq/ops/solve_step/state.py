@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -105,22 +105,24 @@ class SolveState:
         return slot, evicted
 
     def narrow(self, keep: Tensor) -> Self:
-        """The state of the samples `keep` `(b,)` int64 alone."""
-        f_ring = [f[keep] for f in self.f_ring]
-        # What a solve returns is most often f itself, which need not be gathered twice.
-        values = [g if v is f else v[keep] for f, g, v in zip(self.f_ring, f_ring, self.values, strict=True)]
-        g_ring = self.g_ring[:, keep] if isinstance(self.g_ring, Tensor) else [g[keep] for g in self.g_ring]
-        return replace(
-            self,
-            start=self.start[keep],
-            measurements=self.measurements[keep],
-            flags=self.flags[keep],
-            gram=self.gram[keep],
-            g_ring=g_ring,
-            saved_best=self.saved_best[keep],
-            f_ring=f_ring,
-            values=values,
-        )
+        """The state of the samples `keep` `(b,)` int64 alone. All tensors, and those in lists, have the samples first; the one
+        tensor of a `g_ring` has them second."""
+        gathered: dict[int, Tensor] = {}
+
+        def rows(t: Tensor) -> Tensor:
+            # What a solve returns is most often f itself, which need not be gathered twice.
+            if id(t) not in gathered:
+                gathered[id(t)] = t[keep]
+            return gathered[id(t)]
+
+        kept: dict[str, Any] = {}
+        for name in (f.name for f in fields(self) if f.init):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                kept[name] = value[:, keep] if name == "g_ring" else rows(value)
+            elif isinstance(value, list):
+                kept[name] = [rows(t) for t in value]
+        return replace(self, **kept)
 
 
 def wide(like: Tensor) -> torch.dtype:
