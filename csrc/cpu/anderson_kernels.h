@@ -72,6 +72,37 @@ LDEQ_INLINE double normalise(W* b, int64_t count, double square) {
   return unit;
 }
 
+// Whether sums of squares in the vectors' own type are right to rounding: nothing that counts vanished, and nothing overflowed.
+template <typename W>
+LDEQ_INLINE bool squares_fit(double sum) {
+  return sizeof(W) == sizeof(double) || (sum >= 1e-25 && sum <= 1e37);
+}
+
+// |f - x|^2 and |f|^2 of one block, added to `sums`, in float64; for the blocks alone whose sums in their own type do not fit.
+template <typename State>
+static void add_wide_squares(const State* f, const Work<State>* x, int64_t count, double* sums) {
+  using Vec = typename Traits<State>::Vec;
+  constexpr int64_t L = Traits<State>::lanes;
+  ProductSum<Vec> gg, ff;
+  for (int64_t i = 0; i < count; i += L) {
+    const int64_t n = count - i;
+    const Vec xv = n >= L ? load(x + i) : load_part(x + i, n, 0);
+    const Vec fv = n >= L ? load(f + i) : load_part(f + i, n, 0);
+    gg.add(fv - xv, fv - xv);
+    ff.add(fv, fv);
+  }
+  sums[0] += gg.total();
+  sums[1] += ff.total();
+}
+
+// |v|^2 of one block that is padded to whole vectors, in float64.
+template <typename W>
+LDEQ_INLINE double wide_square(const W* v, int64_t count) {
+  ProductSum<typename Traits<W>::Vec> square;
+  for (int64_t i = 0; i < count; i += Traits<W>::lanes) square.add(load(v + i), load(v + i));
+  return square.total();
+}
+
 // Pass 1: g = f - x, its store, its products with the older g, and the norms of f and g.
 template <typename State, typename G>
 static void measure_of(const Tile& t) {
@@ -86,13 +117,13 @@ static void measure_of(const Tile& t) {
   for (int64_t start = 0; start < t.count; start += kBlock) {
     const int64_t count = t.count - start < kBlock ? t.count - start : kBlock;
     W fresh[kBlock];  // the newest g as it is stored
-    ProductSum<Vec> gg, ff, stored;
+    Vec gg = {}, ff = {}, stored = {};
     auto step = [&](int64_t i, int64_t n) __attribute__((always_inline)) {
       const Vec fv = n >= L ? load(f + start + i) : load_part(f + start + i, n, 0);
       const Vec xv = n >= L ? load(x + start + i) : load_part(x + start + i, n, 0);
       Vec gv = fv - xv;
-      gg.add(gv, gv);
-      ff.add(fv, fv);
+      gg += gv * gv;
+      ff += fv * fv;
       if (g) {
         if (n >= L)
           store(g + start + i, gv);
@@ -103,7 +134,7 @@ static void measure_of(const Tile& t) {
           G rounded[L];
           store(rounded, gv);
           gv = load(rounded);
-          stored.add(gv, gv);
+          stored += gv * gv;
         }
         store(fresh + i, gv);
       }
@@ -111,9 +142,15 @@ static void measure_of(const Tile& t) {
     int64_t i = 0;
     for (; i + L <= count; i += L) step(i, L);
     if (i < count) step(i, count - i);
-    t.sums[0] += gg.total();
-    t.sums[1] += ff.total();
-    const double square = sizeof(G) != sizeof(W) ? stored.total() : gg.total();
+    const double norm = sum(gg), size = sum(ff);
+    double square = sizeof(G) != sizeof(W) ? sum(stored) : norm;
+    if (squares_fit<W>(norm) && squares_fit<W>(size) && squares_fit<W>(square)) {
+      t.sums[0] += norm;
+      t.sums[1] += size;
+    } else {
+      add_wide_squares(f + start, x + start, count, t.sums);
+      square = g ? wide_square(fresh, count) : 0;
+    }
     t.sums[2] += square;
     if (g) {
       double* const products = t.sums + 3;
@@ -197,29 +234,6 @@ static void mix_of(const Tile& t) {
     mix_with<State, G, true>(t);
   else
     mix_with<State, G, false>(t);
-}
-
-// Whether sums of squares in the vectors' own type are right to rounding: nothing that counts vanished, and nothing overflowed.
-template <typename W>
-LDEQ_INLINE bool squares_fit(double sum) {
-  return sizeof(W) == sizeof(double) || (sum >= 1e-25 && sum <= 1e37);
-}
-
-// |f - x|^2 and |f|^2 of one block, added to `sums`, in float64.
-template <typename State>
-static void add_wide_squares(const State* f, const Work<State>* x, int64_t count, double* sums) {
-  using Vec = typename Traits<State>::Vec;
-  constexpr int64_t L = Traits<State>::lanes;
-  ProductSum<Vec> gg, ff;
-  for (int64_t i = 0; i < count; i += L) {
-    const int64_t n = count - i;
-    const Vec xv = n >= L ? load(x + i) : load_part(x + i, n, 0);
-    const Vec fv = n >= L ? load(f + i) : load_part(f + i, n, 0);
-    gg.add(fv - xv, fv - xv);
-    ff.add(fv, fv);
-  }
-  sums[0] += gg.total();
-  sums[1] += ff.total();
 }
 
 // Fixed-point step: the norms, and x + beta (f - x), from one reading. Without f, x_next is x.
