@@ -16,6 +16,10 @@ class LdeqError(Exception):
         super().__init__(*(_sentence(arg) if isinstance(arg, str) else arg for arg in args))
 
 
+class ArgumentError(LdeqError, ValueError):
+    """An argument that cannot be used; the message names it and says what it must be."""
+
+
 def _sentence(message: str) -> str:
     """The message on one line, a long one without its middle."""
     message = " ".join(message.splitlines())

@@ -15,6 +15,7 @@ from .detection import Detector, detect_faces, make_detector
 from .engine.device import resolve_device
 from .engine.settings import SettingsError
 from .engine.weights import Pretrained, load_pretrained
+from .errors import ArgumentError
 from .face import Face
 from .inputs import InputError, checked_boxes, picture_from
 from .models.inference.engine import ENGINES, choose_engine
@@ -134,7 +135,7 @@ class Landmarker:
                 as pictures.
         """
         if boxes is not None and cropped:
-            raise ValueError("give boxes or cropped=True, not both")
+            raise ArgumentError("give boxes or cropped=True, not both")
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes must hold one list for each of the {len(images)} pictures, got {len(boxes)}")
         if refine is None:
@@ -206,7 +207,9 @@ class Landmarker:
         if isinstance(smooth, str):
             name = smooth
             if not filter_from_text(name, self.layout).causal:
-                raise ValueError(f"the {name} filter looks at later frames, which a stream does not have; choose a causal one")
+                raise ArgumentError(
+                    f"the {name} filter looks at later frames, which a stream does not have; choose a causal one"
+                )
             smooth = lambda: filter_from_text(name, self.layout)  # noqa: E731
         return Stream(
             tracker,

@@ -10,12 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import LdeqError
-
-
-class ArgumentError(LdeqError, ValueError):
-    """An argument that no command takes; the message says why."""
-
+from ..errors import ArgumentError, LdeqError
 
 # The exit status after an error that was told in a sentence.
 FAILED = 2

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .. import solvers
+from ..errors import ArgumentError
 from ..ops.solve_step import MAX_HISTORY
 from ..solvers import Solution
 from ..solvers.solver import check_choice
@@ -159,7 +160,7 @@ def _solve(
         stat = _statistics(nothing, nothing, nothing.new_zeros(start.shape[0]), stop_mode, 0, return_final)
         return x0.detach().clone(), [x0.detach().clone() for _ in wanted], stat
     if wanted and wanted[0] < 1:
-        raise ValueError(f"indexing counts evaluations from 1, got {wanted[0]}")
+        raise ArgumentError(f"indexing counts evaluations from 1, got {wanted[0]}")
 
     recorder = _Recorder(func, x0.shape, keep=max((k for k in wanted if k < max_iter), default=0))
     sol = solve(
@@ -193,7 +194,7 @@ class _Recorder:
     def __call__(self, z: Tensor) -> Tensor:
         f = self.func(z.reshape(self.shape))
         if f.shape != self.shape:
-            raise ValueError(f"func must keep the shape of its argument {tuple(self.shape)}, it returned {tuple(f.shape)}")
+            raise ArgumentError(f"func must keep the shape of its argument {tuple(self.shape)}, it returned {tuple(f.shape)}")
         self.last = f = f.reshape(z.shape)
         work = torch.promote_types(f.dtype, torch.float32)
         self.sizes.append(torch.linalg.vector_norm(f.flatten(1), dim=1, dtype=work))
@@ -249,11 +250,11 @@ def _statistics(
 
 def _check(m: int, lam: float | None, tau: float) -> None:
     if not 1 <= m <= MAX_HISTORY:
-        raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {m}")
+        raise ArgumentError(f"m must lie in 1..{MAX_HISTORY}, got {m}")
     if lam is not None and not 0 <= lam < math.inf:
-        raise ValueError(f"lam must be None or a finite number >= 0, got {lam}")
+        raise ArgumentError(f"lam must be None or a finite number >= 0, got {lam}")
     if not 0 < tau <= 1:
-        raise ValueError(f"tau must lie in (0, 1], got {tau}")
+        raise ArgumentError(f"tau must lie in (0, 1], got {tau}")
 
 
 def _refuse(solver: str, function: Callable[..., Result], unknown: dict[str, object]) -> None:

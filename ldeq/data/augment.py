@@ -16,6 +16,8 @@ import numpy as np
 from ldeq.data.crop import transform_points
 from ldeq.data.layouts import Layout
 
+from ..errors import ArgumentError
+
 REFERENCE_SIZE = 256
 """Crop side in pixels at which blur radii are stated."""
 
@@ -79,14 +81,14 @@ class Augmentation:
         for item in fields(self):
             value = getattr(self, item.name)
             if not math.isfinite(value) or value < 0:
-                raise ValueError(f"augmentation {item.name} must be a finite number of at least 0, not {value}.")
+                raise ArgumentError(f"augmentation {item.name} must be a finite number of at least 0, not {value}.")
             if item.name.endswith("_p") and value > 1:
-                raise ValueError(f"augmentation {item.name} is a probability: choose 0 to 1, not {value}.")
+                raise ArgumentError(f"augmentation {item.name} is a probability: choose 0 to 1, not {value}.")
         if self.scale * _SCALE_LIMIT >= 0.9:
-            raise ValueError(f"augmentation scale is a standard deviation below 0.36, not {self.scale}.")
+            raise ArgumentError(f"augmentation scale is a standard deviation below 0.36, not {self.scale}.")
         for name in ("contrast", "colour", "saturation", "occlusion"):
             if getattr(self, name) > 1:
-                raise ValueError(f"augmentation {name} is a fraction: choose 0 to 1, not {getattr(self, name)}.")
+                raise ArgumentError(f"augmentation {name} is a fraction: choose 0 to 1, not {getattr(self, name)}.")
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -127,7 +129,7 @@ class Augmentation:
         """
         presets = {"none": cls.none, "light": cls.light, "paper": cls.paper, "strong": cls.strong}
         if name not in presets:
-            raise ValueError(f"unknown augmentation {name!r}: choose one of {', '.join(map(repr, presets))}.")
+            raise ArgumentError(f"unknown augmentation {name!r}: choose one of {', '.join(map(repr, presets))}.")
         return presets[name]()
 
     @property

@@ -19,6 +19,8 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
+from ..errors import ArgumentError
+
 CropRule = Literal["hih", "landmarks", "rect", "box"]
 CROP_RULES: tuple[str, ...] = get_args(CropRule)
 
@@ -41,7 +43,7 @@ class SquareBox:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.x0) and math.isfinite(self.y0) and math.isfinite(self.side) and self.side > 0):
-            raise ValueError(
+            raise ArgumentError(
                 f"a crop needs finite coordinates and a positive side, not x0={self.x0}, y0={self.y0}, "
                 f"side={self.side}: check that the box or the landmarks span more than one point."
             )
@@ -92,9 +94,9 @@ def crop_box(
         ValueError: for an unknown rule, for an input that the rule needs and did not get, for a region without extent.
     """
     if rule not in CROP_RULES:
-        raise ValueError(f"unknown crop rule {rule!r}: choose one of {', '.join(map(repr, CROP_RULES))}.")
+        raise ArgumentError(f"unknown crop rule {rule!r}: choose one of {', '.join(map(repr, CROP_RULES))}.")
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"the crop scale must be a positive number, not {scale}.")
+        raise ArgumentError(f"the crop scale must be a positive number, not {scale}.")
     if rule == "hih":
         corners = _rect_array(rect, rule, "rect").reshape(2, 2)
         every = np.concatenate([_points_array(points, rule), corners])
@@ -114,22 +116,22 @@ def crop_box(
 
 def _points_array(points: np.ndarray | None, rule: str) -> np.ndarray:
     if points is None:
-        raise ValueError(f"crop rule {rule!r} needs landmarks: pass points=, or choose 'rect' or 'box'.")
+        raise ArgumentError(f"crop rule {rule!r} needs landmarks: pass points=, or choose 'rect' or 'box'.")
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0 or not np.isfinite(array).all():
-        raise ValueError(f"crop rule {rule!r} needs finite landmarks of shape (K, 2), not shape {array.shape}.")
+        raise ArgumentError(f"crop rule {rule!r} needs finite landmarks of shape (K, 2), not shape {array.shape}.")
     return array
 
 
 def _rect_array(rect: Rect | Sequence[float] | np.ndarray | None, rule: str, name: str) -> np.ndarray:
     if rect is None:
         other = "'landmarks'" if name == "rect" else "'landmarks' or 'rect'"
-        raise ValueError(f"crop rule {rule!r} needs a rectangle, and this face has none: pass {name}=, or use {other}.")
+        raise ArgumentError(f"crop rule {rule!r} needs a rectangle, and this face has none: pass {name}=, or use {other}.")
     array = np.asarray(rect, dtype=np.float64)
     if array.shape != (4,) or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be four finite numbers (x1, y1, x2, y2), not {rect}.")
+        raise ArgumentError(f"{name} must be four finite numbers (x1, y1, x2, y2), not {rect}.")
     if array[2] < array[0] or array[3] < array[1]:
-        raise ValueError(f"{name} must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, not {tuple(array.tolist())}.")
+        raise ArgumentError(f"{name} must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, not {tuple(array.tolist())}.")
     return array
 
 
@@ -159,7 +161,7 @@ def invert(matrix: np.ndarray) -> np.ndarray:
     (a, b, tx), (c, d, ty) = np.asarray(matrix, dtype=np.float64).tolist()
     determinant = a * d - b * c
     if determinant == 0 or not math.isfinite(determinant):
-        raise ValueError("this affine map cannot be inverted: its determinant is zero or not finite.")
+        raise ArgumentError("this affine map cannot be inverted: its determinant is zero or not finite.")
     a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
     return np.array([[a, b, -(a * tx + b * ty)], [c, d, -(c * tx + d * ty)]], dtype=np.float64)
 

@@ -27,6 +27,8 @@ from ldeq.data.errors import FaceError, ImageError, LabelError
 from ldeq.data.labels import label_fault
 from ldeq.data.records import FaceRecord, Faces
 
+from ..errors import ArgumentError
+
 # Region pixels per crop pixel that are kept at least, where a picture is much finer than the crop.
 _OVERSAMPLING = 2
 
@@ -86,15 +88,15 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
         on_error: Literal["raise", "replace"] = "raise",
     ) -> None:
         if len(faces) == 0:
-            raise ValueError(f"{faces.name} holds no face.")
+            raise ArgumentError(f"{faces.name} holds no face.")
         if size < 8:
-            raise ValueError(f"the crop's side must be at least 8 pixels, not {size}.")
+            raise ArgumentError(f"the crop's side must be at least 8 pixels, not {size}.")
         if seed < 0:
-            raise ValueError(f"the seed must not be negative, but is {seed}.")
+            raise ArgumentError(f"the seed must not be negative, but is {seed}.")
         if on_error not in ("raise", "replace"):
-            raise ValueError(f"on_error must be 'raise' or 'replace', not {on_error!r}.")
+            raise ArgumentError(f"on_error must be 'raise' or 'replace', not {on_error!r}.")
         if crop == "box":
-            raise ValueError("crop rule 'box' is for boxes that a caller gives: choose 'landmarks', 'hih' or 'rect'.")
+            raise ArgumentError("crop rule 'box' is for boxes that a caller gives: choose 'landmarks', 'hih' or 'rect'.")
         self.faces = faces
         self.layout = faces.layout
         self.size = size
@@ -184,7 +186,7 @@ class LandmarkDataset(Dataset[dict[str, Any]]):
             The number of faces in the cache. Unreadable ones are listed in `skipped`.
         """
         if self._cache is None:
-            raise ValueError("this data set has no cache: pass cache=True.")
+            raise ArgumentError("this data set has no cache: pass cache=True.")
         for index in range(len(self)):
             if self._cache_left <= 0:
                 break

@@ -11,6 +11,8 @@ import numpy as np
 from ldeq.data.crop import transform_points
 from ldeq.data.layouts import Layout
 
+from ..errors import ArgumentError
+
 Colour = tuple[int, int, int]
 
 LINE_COLOUR: Colour = (72, 226, 160)
@@ -53,10 +55,10 @@ def draw_landmarks(
         ValueError: for arrays of another shape.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"draw_landmarks needs an (H, W, 3) uint8 image, not {image.shape} {image.dtype}.")
+        raise ArgumentError(f"draw_landmarks needs an (H, W, 3) uint8 image, not {image.shape} {image.dtype}.")
     points = np.asarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or (layout is not None and len(points) != layout.count):
-        raise ValueError(f"draw_landmarks needs points of shape ({layout.count if layout else 'K'}, 2), "
+        raise ArgumentError(f"draw_landmarks needs points of shape ({layout.count if layout else 'K'}, 2), "
                          f"not {points.shape}.")  # fmt: skip
     result = np.ascontiguousarray(image).copy()
     visible = np.isfinite(points).all(1) & (np.abs(points) < _LIMIT).all(1)
@@ -126,10 +128,10 @@ def contact_sheet(
         ValueError: without pictures, or where the sequences differ in length.
     """
     if not images:
-        raise ValueError("a contact sheet needs at least one picture.")
+        raise ArgumentError("a contact sheet needs at least one picture.")
     for name, other in (("points", points), ("titles", titles)):
         if other is not None and len(other) != len(images):
-            raise ValueError(f"a contact sheet of {len(images)} pictures needs as many {name}, not {len(other)}.")
+            raise ArgumentError(f"a contact sheet of {len(images)} pictures needs as many {name}, not {len(other)}.")
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
     gap = max(2, tile // 64)

@@ -30,6 +30,8 @@ from ldeq.data.errors import DataError
 from ldeq.data.layouts import LAYOUTS, Layout, Opening, Part
 from ldeq.data.text import read_text
 
+from ..errors import ArgumentError
+
 LAYOUT_FILE = "layout.yaml"
 """The name that is looked for beside the data."""
 
@@ -85,10 +87,10 @@ class LayoutDocument(_Document):
     def _distinct(cls, value: int | list[str]) -> int | list[str]:
         if isinstance(value, list):
             if not 2 <= len(value) <= MOST_LANDMARKS:
-                raise ValueError(f"2 to {MOST_LANDMARKS} landmarks expected, {len(value)} found")
+                raise ArgumentError(f"2 to {MOST_LANDMARKS} landmarks expected, {len(value)} found")
             twice = next((name for name in value if value.count(name) > 1), None)
             if twice is not None:
-                raise ValueError(f"the name {twice!r} stands there twice")
+                raise ArgumentError(f"the name {twice!r} stands there twice")
         return value
 
     def layout(self) -> Layout:
@@ -102,7 +104,7 @@ class LayoutDocument(_Document):
         numbers = _Numbers(count, names)
         left, right = (numbers.one(item, "normaliser") for item in self.normaliser)
         if left == right:
-            raise ValueError("normaliser: two different landmarks expected, whose distance shows the size of the face")
+            raise ArgumentError("normaliser: two different landmarks expected, whose distance shows the size of the face")
         return Layout(
             name=self.name,
             count=count,
@@ -117,7 +119,7 @@ class LayoutDocument(_Document):
     def _opening(numbers: _Numbers, key: str, item: OpeningDocument) -> Opening:
         upper, lower = (numbers.all(line, f"openings.{key}") for line in (item.upper, item.lower))
         if len(upper) != len(lower) or len(upper) < 3:
-            raise ValueError(f"openings.{key}: upper and lower must have as many landmarks, at least three, each with both "
+            raise ArgumentError(f"openings.{key}: upper and lower must have as many landmarks, at least three, each with both "
                              "corners")  # fmt: skip
         return Opening(upper, lower)
 
@@ -139,16 +141,16 @@ class _Numbers:
             first, last = int(match[1]), int(match[2])
             numbers = tuple(range(first, last + 1) if last >= first else range(first, last - 1, -1))
         else:
-            raise ValueError(f"{where}: there is no landmark {item!r}")
+            raise ArgumentError(f"{where}: there is no landmark {item!r}")
         for number in numbers:
             if number >= self.count:
-                raise ValueError(f"{where}: there is no landmark {number}, they are numbered from 0 to {self.count - 1}")
+                raise ArgumentError(f"{where}: there is no landmark {number}, they are numbered from 0 to {self.count - 1}")
         return numbers
 
     def one(self, item: int | str, where: str) -> int:
         found = self.run(item, where)
         if len(found) != 1:
-            raise ValueError(f"{where}: one landmark expected, not the run {item!r}")
+            raise ArgumentError(f"{where}: one landmark expected, not the run {item!r}")
         return found[0]
 
     def all(self, items: Sequence[int | str], where: str) -> tuple[int, ...]:
@@ -161,11 +163,11 @@ def _mirror_map(numbers: _Numbers, pairs: Sequence[tuple[int | str, int | str]])
     for first, second in pairs:
         a, b = numbers.run(first, "mirror"), numbers.run(second, "mirror")
         if len(a) != len(b):
-            raise ValueError(f"mirror: {first!r} has {len(a)} landmarks and {second!r} has {len(b)}")
+            raise ArgumentError(f"mirror: {first!r} has {len(a)} landmarks and {second!r} has {len(b)}")
         for i, j in zip(a, b, strict=True):
             again = next((k for k in (i, j) if k in seen), None)
             if again is not None:
-                raise ValueError(f"mirror: landmark {again} stands in two pairs")
+                raise ArgumentError(f"mirror: landmark {again} stands in two pairs")
             seen |= {i, j}
             mirror[i], mirror[j] = j, i
     return tuple(mirror)
@@ -200,7 +202,7 @@ def layout_from(document: Any, source: str) -> Layout:
     try:
         layout = LayoutDocument.model_validate(document).layout()
         if layout.name in LAYOUTS and not is_known(layout):
-            raise ValueError(f"name: {layout.name!r} is the name of another layout; choose one of your own")
+            raise ArgumentError(f"name: {layout.name!r} is the name of another layout; choose one of your own")
         return layout
     except ValidationError as error:
         # A misspelt key also misses the right one; the former says more.

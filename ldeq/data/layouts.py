@@ -10,6 +10,8 @@ import numpy as np
 
 from ldeq.errors import LdeqError
 
+from ..errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Part:
@@ -85,14 +87,14 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.names and len(self.names) != self.count:
-            raise ValueError(f"layout {self.name!r} has {self.count} landmarks but {len(self.names)} names.")
+            raise ArgumentError(f"layout {self.name!r} has {self.count} landmarks but {len(self.names)} names.")
         if len(self.mirror) != self.count:
-            raise ValueError(f"layout {self.name!r} has {self.count} landmarks but a mirror map of {len(self.mirror)}.")
+            raise ArgumentError(f"layout {self.name!r} has {self.count} landmarks but a mirror map of {len(self.mirror)}.")
         used = [*self.mirror, *self.outer_eyes, *(i for part in self.parts.values() for i in part.indices)]
         if any(not 0 <= i < self.count for i in used):
-            raise ValueError(f"layout {self.name!r} names a landmark outside 0..{self.count - 1}.")
+            raise ArgumentError(f"layout {self.name!r} names a landmark outside 0..{self.count - 1}.")
         if any(self.mirror[j] != i for i, j in enumerate(self.mirror)):
-            raise ValueError(f"the mirror map of layout {self.name!r} applied twice does not give back each landmark.")
+            raise ArgumentError(f"the mirror map of layout {self.name!r} applied twice does not give back each landmark.")
 
     @cached_property
     def mirror_index(self) -> np.ndarray:
@@ -126,7 +128,7 @@ class Layout:
         """
         points = np.asarray(points)
         if points.shape[-2:] != (self.count, 2):
-            raise ValueError(f"layout {self.name!r} needs points of shape (..., {self.count}, 2), not {points.shape}.")
+            raise ArgumentError(f"layout {self.name!r} needs points of shape (..., {self.count}, 2), not {points.shape}.")
         mirrored = points[..., self.mirror_index, :].copy()
         mirrored[..., 0] = (width - 1) - mirrored[..., 0]
         return mirrored
@@ -239,4 +241,4 @@ def get_layout(key: int | str | Layout) -> Layout:
         if key in (layout.name, layout.count, str(layout.count)):
             return layout
     known = ", ".join(f"{layout.name!r} ({layout.count})" for layout in LAYOUTS.values())
-    raise ValueError(f"unknown landmark layout {key!r}: choose one of {known}.")
+    raise ArgumentError(f"unknown landmark layout {key!r}: choose one of {known}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import ArgumentError
+
 IMAGENET_MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
 IMAGENET_STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -22,9 +24,9 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
         ValueError: where the images are not uint8 (they may have been normalised already) or not RGB planes.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f"normalise takes uint8 images, not {images.dtype}: pass the images as they were loaded.")
+        raise ArgumentError(f"normalise takes uint8 images, not {images.dtype}: pass the images as they were loaded.")
     if images.dim() < 3 or images.shape[-3] != 3:
-        raise ValueError(f"normalise takes images of shape (..., 3, H, W), not {tuple(images.shape)}.")
+        raise ArgumentError(f"normalise takes images of shape (..., 3, H, W), not {tuple(images.shape)}.")
     # float32 whatever the default dtype is: a process that computes in bfloat16 must not round these.
     exact = {"dtype": torch.float32, "device": images.device}
     scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD], **exact).view(3, 1, 1)  # type: ignore[arg-type]

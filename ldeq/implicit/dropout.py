@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..errors import ArgumentError
+
 
 class VariationalDropout(_DropoutNd):
     """Zeroes elements with probability p and scales the others by 1 / (1 - p), with the same mask until the next solve.
@@ -33,7 +35,7 @@ class VariationalDropout(_DropoutNd):
             ValueError: for p out of range.
         """
         if not 0 <= p < 1:
-            raise ValueError(f"p must lie in [0, 1), got {p}")
+            raise ArgumentError(f"p must lie in [0, 1), got {p}")
         super().__init__(p)
         self.shared = (shared,) if isinstance(shared, int) else tuple(shared)
         self.mask: Tensor | None = None
@@ -60,7 +62,7 @@ class VariationalDropout(_DropoutNd):
             keep = torch.full(shape, 1 - self.p, dtype=torch.float32, device=v.device)
             self.mask = keep.bernoulli() / (1 - self.p)
         if list(self.mask.shape) != shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"VariationalDropout has a mask for {tuple(self.mask.shape)} in this solve and got {tuple(v.shape)}; use one "
                 "module for each place in the cell, set compact=0, and call new_mask() outside of a DEQ"
             )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from .structure import PackedCell, Structure
 
 
@@ -38,7 +39,7 @@ def jacobian_loss(cell: Callable[[Any, Any], Any], z: Any, x: Any, *, probes: in
         ValueError: for `probes` below 1.
     """
     if probes < 1:
-        raise ValueError(f"probes must be >= 1, got {probes}")
+        raise ArgumentError(f"probes must be >= 1, got {probes}")
     recording = torch.is_grad_enabled()
     f, start = _evaluated(cell, z, x)
     total = start.new_zeros(())
@@ -66,7 +67,7 @@ def spectral_radius(cell: Callable[[Any, Any], Any], z: Any, x: Any, *, iteratio
         ValueError: for `iterations` below 2.
     """
     if iterations < 2:
-        raise ValueError(f"iterations must be >= 2, got {iterations}")
+        raise ArgumentError(f"iterations must be >= 2, got {iterations}")
     f, start = _evaluated(cell, z, x)
     v = _normalised(torch.randn_like(f))[0]
     growth = []

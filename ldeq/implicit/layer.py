@@ -29,6 +29,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from .. import solvers
+from ..errors import ArgumentError
 from ..ops import use_backend
 from ..solvers import Injected, Solution, Status, as_solver, fixed_point
 from ..solvers.solver import check_choice
@@ -120,11 +121,11 @@ class DEQ(nn.Module):
         super().__init__()
         check_choice("gradient", gradient, GRADIENTS)
         if phantom_steps < 1:
-            raise ValueError(f"phantom_steps must be >= 1, got {phantom_steps}")
+            raise ArgumentError(f"phantom_steps must be >= 1, got {phantom_steps}")
         if not 0 < tau <= 1:
-            raise ValueError(f"tau must lie in (0, 1], got {tau}")
+            raise ArgumentError(f"tau must lie in (0, 1], got {tau}")
         if tau != 1 and gradient != "jfb" and n_states == 1:
-            raise ValueError(f"tau = {tau} has no effect with gradient {gradient!r} and n_states 1; leave it at 1")
+            raise ArgumentError(f"tau = {tau} has no effect with gradient {gradient!r} and n_states 1; leave it at 1")
         self.cell = cell
         self.modules_of_cell, self.parameters_of_cell = _registered(params)
         # Options out of range are told here and not at the first call.
@@ -343,20 +344,20 @@ def _wanted(leaf: Any) -> bool:
 
 def _check_states(n_states: int, gradient: str, solver: Any, cuda_graphs: bool) -> None:
     if n_states < 1:
-        raise ValueError(f"n_states must be >= 1, got {n_states}")
+        raise ArgumentError(f"n_states must be >= 1, got {n_states}")
     if gradient == "unrolled":
-        raise ValueError(
+        raise ArgumentError(
             f"n_states = {n_states} has no effect with gradient 'unrolled'; a solver with trajectory=True keeps every state"
         )
     known = as_solver(solver)
     if known is None:
-        raise ValueError(f"n_states = {n_states} needs a solver of ldeq.solvers, whose budget is known")
+        raise ArgumentError(f"n_states = {n_states} needs a solver of ldeq.solvers, whose budget is known")
     if n_states > known.max_iter:
-        raise ValueError(f"n_states must be at most max_iter = {known.max_iter} of the solver, got {n_states}")
+        raise ArgumentError(f"n_states must be at most max_iter = {known.max_iter} of the solver, got {n_states}")
     if known.compact:
-        raise ValueError(f"n_states = {n_states} needs compact = 0, got {known.compact}: a state is that of all samples")
+        raise ArgumentError(f"n_states = {n_states} needs compact = 0, got {known.compact}: a state is that of all samples")
     if cuda_graphs:
-        raise ValueError(f"n_states = {n_states} needs cuda_graphs = False")
+        raise ArgumentError(f"n_states = {n_states} needs cuda_graphs = False")
 
 
 def _plain_under_transform() -> AbstractContextManager[object]:
@@ -369,7 +370,7 @@ def _backward_solver(chosen: Solver) -> Solver:
     if solver is None:
         return chosen
     if solver.stop == "motion":
-        raise ValueError(
+        raise ArgumentError(
             "backward_solver cannot have stop='motion', whose tolerance is in units of the forward state; give it "
             "stop='relative' and a tol of its own"
         )

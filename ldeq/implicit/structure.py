@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..errors import ArgumentError
 from ..solvers import Solution
 
 
@@ -28,7 +29,7 @@ class Structure:
         """
         leaves, self.spec = pytree.tree_flatten(state)
         if not leaves:
-            raise ValueError("z0 must hold at least one tensor, got an empty structure")
+            raise ArgumentError("z0 must hold at least one tensor, got an empty structure")
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
                 raise TypeError(
@@ -38,16 +39,16 @@ class Structure:
         first = leaves[0]
         for leaf in leaves:
             if leaf.ndim == 0 or not leaf.is_floating_point():
-                raise ValueError(
+                raise ArgumentError(
                     f"every tensor of z0 must be floating point of shape (B, ...), got {leaf.dtype} {tuple(leaf.shape)}"
                 )
             if leaf.shape[0] != first.shape[0]:
-                raise ValueError(
+                raise ArgumentError(
                     f"the tensors of z0 must have one batch size, got {first.shape[0]} and {leaf.shape[0]}: each sample is "
                     "solved on its own"
                 )
             if leaf.dtype != first.dtype or leaf.device != first.device:
-                raise ValueError(
+                raise ArgumentError(
                     "the tensors of z0 must have one dtype and one device, since they are solved as one; got "
                     f"{first.dtype} on {first.device} and {leaf.dtype} on {leaf.device}"
                 )
@@ -67,12 +68,12 @@ class Structure:
         """
         leaves, spec = pytree.tree_flatten(state)
         if spec != self.spec:
-            raise ValueError(f"the cell must return the structure of its state, {self.spec}; it returned {spec}")
+            raise ArgumentError(f"the cell must return the structure of its state, {self.spec}; it returned {spec}")
         parts = []
         for leaf, shape, size in zip(leaves, self.shapes, self.sizes, strict=True):
             if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[1:] != shape:
                 got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise ValueError(f"the cell must keep the shapes of its state, (B, *{tuple(shape)}); it returned {got}")
+                raise ArgumentError(f"the cell must keep the shapes of its state, (B, *{tuple(shape)}); it returned {got}")
             parts.append(leaf.reshape(leaf.shape[0], size))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ldeq.metrics.video import face_size
 
+from ..errors import ArgumentError
+
 Array = NDArray[np.float64]
 
 REST_SPEED = 0.05
@@ -69,7 +71,7 @@ def at_rest(points: ArrayLike, fps: float) -> NDArray[np.bool_]:
     """
     p = _checked(points, 2)
     if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps must be positive, got {fps}")
+        raise ArgumentError(f"fps must be positive, got {fps}")
     from scipy.ndimage import gaussian_filter1d
 
     smooth = gaussian_filter1d(p, REST_WINDOW * fps, axis=0, mode="nearest")
@@ -80,7 +82,7 @@ def at_rest(points: ArrayLike, fps: float) -> NDArray[np.bool_]:
 def _checked(points: ArrayLike, frames: int) -> Array:
     p = np.asarray(points, np.float64)
     if p.ndim != 3 or p.shape[-1] != 2 or len(p) < frames:
-        raise ValueError(f"points must have shape (T, K, 2) with T at least {frames}, got {p.shape}")
+        raise ArgumentError(f"points must have shape (T, K, 2) with T at least {frames}, got {p.shape}")
     if not np.isfinite(p).all():
-        raise ValueError("points must be finite; leave out frames without a face")
+        raise ArgumentError("points must be finite; leave out frames without a face")
     return p

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import ArgumentError
+
 Array = NDArray[np.float64]
 
 
@@ -28,11 +30,11 @@ def nme(predicted: ArrayLike, points: ArrayLike, normaliser: ArrayLike) -> Array
     """
     a, b, d = (np.asarray(v, np.float64) for v in (predicted, points, normaliser))
     if a.shape != b.shape or a.ndim != 3 or a.shape[-1] != 2:
-        raise ValueError(f"predicted and points must both have shape (N, K, 2), got {a.shape} and {b.shape}")
+        raise ArgumentError(f"predicted and points must both have shape (N, K, 2), got {a.shape} and {b.shape}")
     if d.shape != a.shape[:1]:
-        raise ValueError(f"normaliser must have shape ({a.shape[0]},), got {d.shape}")
+        raise ArgumentError(f"normaliser must have shape ({a.shape[0]},), got {d.shape}")
     if not (d > 0).all():
-        raise ValueError(f"normaliser must be positive; image {int(np.argmin(d))} has {d.min()}: are its eye corners equal?")
+        raise ArgumentError(f"normaliser must be positive; image {int(np.argmin(d))} has {d.min()}: are its eye corners equal?")
     return np.linalg.norm(a - b, axis=-1).mean(-1) / d
 
 
@@ -65,7 +67,7 @@ def summary(errors: ArrayLike) -> dict[str, float]:
     """
     e = np.asarray(errors, np.float64)
     if e.size == 0:
-        raise ValueError("no image to score; check the split and the subset that were asked for")
+        raise ArgumentError("no image to score; check the split and the subset that were asked for")
     return {
         "nme": float(e.mean() * 100),
         "fr10": failure_rate(e) * 100,

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from ldeq.data.layouts import Layout, Opening
 from ldeq.metrics.stills import nme
 
+from ..errors import ArgumentError
+
 Array = NDArray[np.float64]
 
 # NMF is stated for a face that fills 256 pixels, in hundredths of a pixel.
@@ -29,10 +31,10 @@ def face_size(points: ArrayLike) -> Array:
     """
     p = np.asarray(points, np.float64)
     if p.ndim < 2 or p.shape[-1] != 2 or p.shape[-2] == 0:
-        raise ValueError(f"points must have shape (..., K, 2), got {p.shape}")
+        raise ArgumentError(f"points must have shape (..., K, 2), got {p.shape}")
     size = np.sqrt(np.prod(p.max(-2) - p.min(-2), axis=-1))
     if not (size > 0).all():
-        raise ValueError("points must span an area in every frame; are the landmarks of a frame all equal?")
+        raise ArgumentError("points must span an area in every frame; are the landmarks of a frame all equal?")
     return np.asarray(size, np.float64)
 
 
@@ -86,7 +88,7 @@ def normalised_allan_deviation(predicted: ArrayLike, points: ArrayLike, k: int =
         ValueError: for other shapes, k below 1, or a video shorter than two windows.
     """
     if k < 1:
-        raise ValueError(f"k must be at least 1 frame, got {k}")
+        raise ArgumentError(f"k must be at least 1 frame, got {k}")
     residual, size = _residual(predicted, points, 2 * k)
     total = np.concatenate([np.zeros((1, *residual.shape[1:])), np.cumsum(residual, axis=0)])
     mean = (total[k:] - total[:-k]) / k
@@ -110,11 +112,11 @@ def lag(predicted: ArrayLike, true: ArrayLike, limit: int = 8) -> float:
     """
     a, b = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
     if a.shape != b.shape or a.ndim == 0:
-        raise ValueError(f"predicted and true must have the same shape (T, ...), got {a.shape} and {b.shape}")
+        raise ArgumentError(f"predicted and true must have the same shape (T, ...), got {a.shape} and {b.shape}")
     if len(a) < 8:
-        raise ValueError(f"the lag needs at least 8 frames, got {len(a)}")
+        raise ArgumentError(f"the lag needs at least 8 frames, got {len(a)}")
     if limit < 1:
-        raise ValueError(f"limit must be at least 1 frame, got {limit}")
+        raise ArgumentError(f"limit must be at least 1 frame, got {limit}")
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     limit = min(limit, len(a) // 4)
     shifts = np.arange(-limit, limit + 1)
@@ -175,11 +177,11 @@ def video_summary(predicted: ArrayLike, points: ArrayLike, layout: Layout) -> di
 def _pair(predicted: ArrayLike, points: ArrayLike, frames: int) -> tuple[Array, Array]:
     a, b = np.asarray(predicted, np.float64), np.asarray(points, np.float64)
     if a.shape != b.shape or a.ndim != 3 or a.shape[-1] != 2:
-        raise ValueError(f"predicted and points must both have shape (T, K, 2), got {a.shape} and {b.shape}")
+        raise ArgumentError(f"predicted and points must both have shape (T, K, 2), got {a.shape} and {b.shape}")
     if len(a) < frames:
-        raise ValueError(f"the video must have at least {frames} frames, got {len(a)}")
+        raise ArgumentError(f"the video must have at least {frames} frames, got {len(a)}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("predicted and points must be finite; leave out frames without a face")
+        raise ArgumentError("predicted and points must be finite; leave out frames without a face")
     return a, b
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import ArgumentError
 from ..implicit import GRADIENTS
 from ..solvers import SOLVERS
 from ..solvers.solver import RETURNS, STOP_SCOPES, check_beta, check_choice, check_loop
@@ -80,17 +81,17 @@ class LDEQConfig:
 
     def __post_init__(self) -> None:
         if self.landmarks < 1:
-            raise ValueError(f"landmarks must be >= 1, got {self.landmarks}")
+            raise ArgumentError(f"landmarks must be >= 1, got {self.landmarks}")
         step = 4 * 2**self.depth
         if self.image_size < step or self.image_size % step:
             near = max(round(self.image_size / step), 1) * step
-            raise ValueError(
+            raise ArgumentError(
                 f"image_size must be divisible by 4 * 2**depth = {step}, got {self.image_size}; the nearest is {near}"
             )
         for level in range(self.depth + 1):
             width = self.width + level * self.width_increment
             if self.width % 4 or width % self.groups:
-                raise ValueError(
+                raise ArgumentError(
                     f"every hourglass width must be divisible by groups = {self.groups} and the first by 4, got {width} at "
                     f"level {level} (width {self.width}, width_increment {self.width_increment})"
                 )
@@ -109,15 +110,15 @@ class LDEQConfig:
         for name in ("max_iter", "backward_max_iter", "phantom_steps", "m"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise ValueError(f"{name} must be >= 1, got {count}")
+                raise ArgumentError(f"{name} must be >= 1, got {count}")
         for name in ("tol", "backward_tol"):
             tol = getattr(self, name)
             if tol is not None and not 0 <= tol < math.inf:
-                raise ValueError(f"{name} must be a finite number >= 0, got {tol}")
+                raise ArgumentError(f"{name} must be a finite number >= 0, got {tol}")
 
         check_loop(self.check_every, self.compact, self.stop_scope)
         if self.cuda_graphs and self.check_every:
-            raise ValueError(f"cuda_graphs needs check_every = 0, got {self.check_every}: a replay cannot look at the host")
+            raise ArgumentError(f"cuda_graphs needs check_every = 0, got {self.check_every}: a replay cannot look at the host")
 
     def _refuse_what_has_no_effect(self) -> None:
         for name, choice, users in (
@@ -130,7 +131,7 @@ class LDEQConfig:
         ):
             value, default, chosen = getattr(self, name), type(self).__dataclass_fields__[name].default, getattr(self, choice)
             if value != default and chosen not in users:
-                raise ValueError(
+                raise ArgumentError(
                     f"{name} = {value} has no effect with {choice} {chosen!r}, only with {' or '.join(users)}; leave it at "
                     f"{default}"
                 )

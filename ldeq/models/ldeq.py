@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..errors import ArgumentError
 from ..implicit import DEQ
 from ..ops import heatmap_readout
 from ..solvers import SOLVERS, Solution
@@ -175,16 +176,16 @@ class LDEQ(nn.Module):
         """
         c = self.config
         if images.ndim != 4 or images.shape[1:] != (3, c.image_size, c.image_size):
-            raise ValueError(f"images must have shape (B, 3, {c.image_size}, {c.image_size}), got {tuple(images.shape)}")
+            raise ArgumentError(f"images must have shape (B, 3, {c.image_size}, {c.image_size}), got {tuple(images.shape)}")
         if z0 is None:
             z0 = self.initial_state(images.shape[0])
         else:
             expected = (images.shape[0], c.landmarks, c.heatmap_size, c.heatmap_size)
             if z0.shape != expected:
-                raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
+                raise ArgumentError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
             z0 = z0.to(self._state_dtype)
         if max_iter is not None and max_iter < (0 if c.final_evaluation else 1):
-            raise ValueError(f"max_iter must be >= {0 if c.final_evaluation else 1}, got {max_iter}")
+            raise ArgumentError(f"max_iter must be >= {0 if c.final_evaluation else 1}, got {max_iter}")
         folded = fold_injection(self, images)
         z, solution = self.deq(z0, self.prepare(self.stem(images)) if folded is None else folded, max_iter)
         xy, std = heatmap_readout(z, coords="unit", eps=c.eps)

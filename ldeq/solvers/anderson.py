@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..inputs import is_finite
 from ..ops.solve_step import MAX_HISTORY, AndersonStep, SolveState, Step
 from . import buffer_reuse
@@ -79,17 +80,17 @@ class Anderson(Solver):
         check_choice("kind", self.kind, get_args(Kind))
         check_count("m", self.m)
         if not 1 <= self.m <= MAX_HISTORY:
-            raise ValueError(f"m must lie in 1..{MAX_HISTORY}, got {self.m}")
+            raise ArgumentError(f"m must lie in 1..{MAX_HISTORY}, got {self.m}")
         if not is_finite(self.ridge):
-            raise ValueError(f"ridge must be a finite number, got {self.ridge!r:.99}")
+            raise ArgumentError(f"ridge must be a finite number, got {self.ridge!r:.99}")
         if self.history_dtype not in (None, torch.bfloat16):
-            raise ValueError(f"history_dtype must be None or torch.bfloat16, got {self.history_dtype}")
+            raise ArgumentError(f"history_dtype must be None or torch.bfloat16, got {self.history_dtype}")
         if self.history_dtype is not None and self.kind == "I":
-            raise ValueError(f"history_dtype={self.history_dtype} is for kind='II'; leave it out with kind='I'")
+            raise ArgumentError(f"history_dtype={self.history_dtype} is for kind='II'; leave it out with kind='I'")
 
     def prepare(self, start: Tensor) -> None:
         if self.history_dtype is not None and start.dtype == torch.float64:
-            raise ValueError(f"history_dtype must be None for float64 states, got {self.history_dtype}")
+            raise ArgumentError(f"history_dtype must be None for float64 states, got {self.history_dtype}")
 
     def step(self, start: Tensor, backend: str | None) -> Step:
         if self.kind == "I":

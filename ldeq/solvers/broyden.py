@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..ops.solve_step import Next, SolveState, Step, StopRule
 from ..ops.solve_step.reference import RESTART_FACTOR, decide, measure, unit
 from .solution import Solution
@@ -41,7 +42,7 @@ class Broyden(Solver):
         super().__post_init__()
         check_count("m", self.m)
         if self.m < 1:
-            raise ValueError(f"m must be >= 1, got {self.m}")
+            raise ArgumentError(f"m must be >= 1, got {self.m}")
 
     def step(self, start: Tensor, backend: str | None) -> Step:
         return _BroydenStep(self.m)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..errors import ArgumentError
+
 
 @runtime_checkable
 class Selectable(Protocol):
@@ -51,7 +53,7 @@ class Injected:
             if leaf.ndim == 0:
                 return leaf
             if leaf.shape[0] != self._batch:
-                raise ValueError(
+                raise ArgumentError(
                     f"compact needs every tensor of x to begin with the batch of {self._batch}, got one of shape "
                     f"{tuple(leaf.shape)}; give x a method select(rows), or set compact=0"
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..ops.dispatch import transformed
 from ..ops.layout import BEST, ITERATIONS, LAST, RESIDUAL, STATUS, Status
 from ..ops.solve_step import StopRule, best_so_far
@@ -171,14 +172,14 @@ def _compiled_step_can_serve(start: Tensor, fx: Tensor) -> bool:
 
 def _check(solver: Solver, f: Map, z0: Tensor) -> None:
     if not isinstance(z0, Tensor):
-        raise ValueError(f"z0 must be a tensor of shape (B, ...), got {type(z0).__name__}")
+        raise ArgumentError(f"z0 must be a tensor of shape (B, ...), got {type(z0).__name__}")
     if z0.ndim < 2 or not z0.is_floating_point():
-        raise ValueError(
+        raise ArgumentError(
             f"z0 must be floating point of shape (B, ...) with at least two dimensions, got {z0.dtype} {tuple(z0.shape)}; "
             "add a batch dimension with z0[None]"
         )
     if solver.compact and not isinstance(f, Selectable):
-        raise ValueError(
+        raise ArgumentError(
             f"compact={solver.compact} needs an f with a method select(rows), which a plain function has not; "
             "ldeq.solvers.Injected(cell, x) has one"
         )

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
+
 Observe = Callable[[Tensor], Tensor]
 """Reads a value (B, ...) as points: (B, P), or (B, P, d) for points of d coordinates. Each sample on its own."""
 
@@ -35,7 +37,7 @@ class Motion:
     def _read(self, value: Tensor) -> Tensor:
         points = self.observe(value.detach())
         if points.ndim not in (2, 3) or points.shape[0] != value.shape[0] or not points.is_floating_point():
-            raise ValueError(
+            raise ArgumentError(
                 f"observe must map a value {tuple(value.shape)} to floating point (B, P) or (B, P, d) with the same B, "
                 f"it returned {points.dtype} {tuple(points.shape)}"
             )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
+
 # A batch up to this size is counted as a list on a CPU: a kernel would take longer.
 LISTED = 256
 
@@ -30,7 +32,7 @@ class Poll:
             ValueError: for polls inside the capture of a CUDA graph.
         """
         if every and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise ValueError(
+            raise ArgumentError(
                 f"check_every must be 0 while a CUDA graph is captured, got {every}: a graph cannot wait for the host"
             )
         self.every = every

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..inputs import is_finite
 from ..ops.solve_step import SolveState, Step
 from .loop import solve
@@ -86,14 +87,14 @@ class Solver(ABC):
         check_choice("returns", self.returns, RETURNS)
         check_count("max_iter", self.max_iter)
         if self.max_iter < 1:
-            raise ValueError(f"max_iter must be >= 1, got {self.max_iter}")
+            raise ArgumentError(f"max_iter must be >= 1, got {self.max_iter}")
         if not is_finite(self.tol) or not self.tol >= 0:
-            raise ValueError(f"tol must be a finite number >= 0, got {self.tol!r:.99}")
+            raise ArgumentError(f"tol must be a finite number >= 0, got {self.tol!r:.99}")
         check_loop(self.check_every, self.compact, self.stop_scope)
         if self.on_step is not None and not callable(self.on_step):
-            raise ValueError(f"on_step must be a function or None, got {self.on_step!r}")
+            raise ArgumentError(f"on_step must be a function or None, got {self.on_step!r}")
         if (self.stop == "motion") != (self.observe is not None):
-            raise ValueError(f"observe is for stop='motion', which needs it; got stop={self.stop!r}, observe={self.observe}")
+            raise ArgumentError(f"observe is for stop='motion', which needs it; got stop={self.stop!r}, observe={self.observe}")
 
     def __call__(self, f: Map, z0: Tensor, **changes: Any) -> Solution:
         """Solves z = f(z) from z0.
@@ -154,17 +155,17 @@ def as_solver(chosen: Any) -> Solver | None:
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+        raise ArgumentError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
 
 
 def check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
+        raise ArgumentError(f"{name} must be an integer, got {value!r}")
 
 
 def check_beta(beta: float, name: str = "beta") -> None:
     if not is_finite(beta) or not 0 < beta <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], got {beta!r:.99}")
+        raise ArgumentError(f"{name} must lie in (0, 1], got {beta!r:.99}")
 
 
 def check_loop(check_every: int, compact: float, stop_scope: str) -> None:
@@ -174,10 +175,10 @@ def check_loop(check_every: int, compact: float, stop_scope: str) -> None:
     """
     check_count("check_every", check_every)
     if check_every < 0:
-        raise ValueError(f"check_every must be >= 0, got {check_every}; 0 spends the whole budget without a poll")
+        raise ArgumentError(f"check_every must be >= 0, got {check_every}; 0 spends the whole budget without a poll")
     if not is_finite(compact) or not 0 <= compact < 1:
-        raise ValueError(f"compact must lie in [0, 1), got {compact!r:.99}; 0 keeps the batch whole")
+        raise ArgumentError(f"compact must lie in [0, 1), got {compact!r:.99}; 0 keeps the batch whole")
     if compact and not check_every:
-        raise ValueError(f"compact={compact} needs check_every >= 1, got 0: the host must see how many samples go on")
+        raise ArgumentError(f"compact={compact} needs check_every >= 1, got 0: the host must see how many samples go on")
     if compact and stop_scope == "batch":
-        raise ValueError(f"compact={compact} needs stop_scope='sample', got 'batch', which stops all at once")
+        raise ArgumentError(f"compact={compact} needs stop_scope='sample', got 'batch', which stops all at once")

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import metrics
 from ..data import DataError, Layout, VideoRecord, VideoSet
+from ..errors import ArgumentError
 from ..files import saved_bytes, write_atomically
 from .filters import Filter, filter_track
 from .tracking import FaceState, Tracker
@@ -127,7 +128,7 @@ def track_videos(
         ValueError: for a batch below 1 or a negative jitter.
     """
     if batch < 1 or not jitter >= 0:
-        raise ValueError(f"batch must be at least 1 and jitter at least 0, got {batch} and {jitter}")
+        raise ArgumentError(f"batch must be at least 1 and jitter at least 0, got {batch} and {jitter}")
     if videos.layout.count != tracker.model.config.landmarks:
         raise DataError(f"the model predicts {tracker.model.config.landmarks} landmarks and {videos.name} has "
                         f"{videos.layout.count}; choose videos or a model of the other layout.")  # fmt: skip

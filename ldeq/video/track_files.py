@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..data import IBUG68, WFLW98, DataError, Layout, Opening
 from ..data.text import read_lines, read_text
 from ..data.wflw_v import read_array
+from ..errors import ArgumentError
 from ..files import user_path
 
 MOST_FRAMES = 2_000_000
@@ -151,7 +152,7 @@ def _json_rows(source: Path) -> tuple[list[Row], float | None]:
             for face in faces:
                 points = np.array(face["points"], np.float64)
                 if points.ndim != 2 or points.shape[1] != 2:
-                    raise ValueError("points must be pairs")
+                    raise ArgumentError("points must be pairs")
                 rows.append((number, str(face["id"]), _plausible(points, f"frame {number} of {source}")))
         except DataError:
             raise

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..confidence import face_score
 from ..data import Layout, SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
+from ..errors import ArgumentError
 from ..models import LDEQ
 from .crops import VIEWS, follow_crop, move_heatmaps, view_matrix, view_square
 
@@ -76,11 +77,11 @@ class TrackingSettings:
 
     def __post_init__(self) -> None:
         if self.views not in (1, 2, 4):
-            raise ValueError(f"views must be 1, 2 or 4, got {self.views}")
+            raise ArgumentError(f"views must be 1, 2 or 4, got {self.views}")
         for name, low in (("iters", 1), ("slack", 0), ("side_slack", 0), ("check_every", 0), ("patience", 1)):
             value = getattr(self, name)
             if not value >= low:
-                raise ValueError(f"{name} must be >= {low}, got {value}")
+                raise ArgumentError(f"{name} must be >= {low}, got {value}")
 
 
 @dataclass
@@ -207,7 +208,7 @@ class Tracker:
             ValueError: where the numbers of frames, states and boxes differ, or a face has no box to start from.
         """
         if len(frames) != len(states):
-            raise ValueError(f"{len(states)} states need as many frames, got {len(frames)}")
+            raise ArgumentError(f"{len(states)} states need as many frames, got {len(frames)}")
         squares = self._squares(states, boxes)
         fresh = [i for i, s in enumerate(states) if s.z is None or not self.settings.rwr]
         carried = [i for i, s in enumerate(states) if s.z is not None and self.settings.rwr]
@@ -254,11 +255,11 @@ class Tracker:
         if boxes is None:
             squares = [s.square for s in states if s.square is not None]
             if len(squares) < len(states):
-                raise ValueError("a face without a crop: give start() a box, or step() the boxes of every frame")
+                raise ArgumentError("a face without a crop: give start() a box, or step() the boxes of every frame")
             return squares
         array = np.asarray(boxes, np.float64)
         if array.shape != (len(states), 4):
-            raise ValueError(f"boxes must have shape ({len(states)}, 4), x1 y1 x2 y2 in pixels, got {array.shape}")
+            raise ArgumentError(f"boxes must have shape ({len(states)}, 4), x1 y1 x2 y2 in pixels, got {array.shape}")
         return [crop_box("box", box=box, scale=self.crop_scale) for box in array]
 
     def _solve(

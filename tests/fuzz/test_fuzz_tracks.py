@@ -81,6 +81,6 @@ def test_names_of_filters(seed: int) -> None:
     for dice in mutations(seed):
         letters = "".join(dice.choices("one-eur,.=0123456789beta_mouthinf +\n", k=dice.randint(0, 40)))
         text = dice.choice(["one-euro,", ""]) + dice.choice([letters, dice.text(), dice.piece()])
-        with case(ValueError):
+        with case():
             made = filter_from_text(text, IBUG68)
             assert np.isfinite(made.track(np.repeat(POINTS[None], 12, 0), None, 25)).all()

@@ -19,6 +19,8 @@ from ldeq.data.labels import label_fault
 from ldeq.data.layouts import Layout
 from ldeq.data.records import Faces
 
+from ...errors import ArgumentError
+
 FRAME_SIZES: tuple[tuple[int, int], ...] = ((320, 320), (288, 352), (320, 288))
 """(height, width) of the frames; even, as H.264 with halved colour wants them."""
 
@@ -103,7 +105,7 @@ class Clip:
         s = self.settings
         first, self._count = (0, s.frames) if window is None else window
         if not (first >= 0 and 1 <= self._count <= s.frames - first):
-            raise ValueError(f"window must lie within the {s.frames} frames, got first {first} and count {self._count}")
+            raise ArgumentError(f"window must lie within the {s.frames} frames, got first {first} and count {self._count}")
         self._motion: Motion = draw_motion(rng, s.frames, s.fps, d).part(first, first + self._count)
         self._cameras = [self._camera(t) for t in range(self._count)]
         self._expressions = [self._expression(t) for t in range(self._count)]

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from ldeq.data.clips.motion import smoothstep
 from ldeq.data.layouts import Layout, Opening
 
+from ...errors import ArgumentError
+
 # float64 for landmarks, float32 for the pixels of a frame.
 Array = NDArray[np.floating[Any]]
 
@@ -68,13 +70,13 @@ class Slit:
         self.origin = (left + right) / 2
         self.half = float(np.linalg.norm(right - left)) / 2
         if self.half < 1:
-            raise ValueError("the corners of an eye or of the mouth coincide.")
+            raise ArgumentError("the corners of an eye or of the mouth coincide.")
         self.axis = (right - left) / (2 * self.half)
         lines = []
         for indices in (opening.upper, opening.lower):
             x, y = np.moveaxis(self.local(points[list(indices)]), -1, 0)
             if not (np.diff(x) > 0.05).all():
-                raise ValueError("the line of a lid or a lip folds back.")
+                raise ArgumentError("the line of a lid or a lip folds back.")
             lines.append(hermite(x, y))
         self.upper = lines[0]
         # Labels of closed lips and lids cross by parts of a pixel.
@@ -203,7 +205,7 @@ class FaceDeformation:
         self.points, self.layout = np.asarray(points, np.float64), layout
         lacking = [name for name in _PARTS if name not in layout.parts] + [n for n in _OPENINGS if n not in layout.openings]
         if lacking:
-            raise ValueError(f"the layout {layout.name!r} has no {lacking[0]}, and only whole faces can be moved.")
+            raise ArgumentError(f"the layout {layout.name!r} has no {lacking[0]}, and only whole faces can be moved.")
         p, parts = self.points, layout.parts
         contour = parts["contour"].indices
         chin = p[contour[len(contour) // 2]]
@@ -221,11 +223,11 @@ class FaceDeformation:
         # Between the eyes and the mouth, where a head turns about.
         self.centre = ((left + right) / 2 + self.lips.origin) / 2
         if not self.width > 0.45 * self.height:
-            raise ValueError("the face is seen from the side.")
+            raise ArgumentError("the face is seen from the side.")
         middle = (nose - self.centre) @ self.across / self.width
         self.nose = nose
         if abs(middle) > 0.22:
-            raise ValueError("the face is seen from the side.")
+            raise ArgumentError("the face is seen from the side.")
         self.brows = tuple(p[list(parts[f"{side}_brow"].indices)].mean(0) for side in ("left", "right"))
         # Which layer each landmark lies on; lids and lips divide them, the rest does not care.
         self.on_lid = tuple(self._above(eye) for eye in self.eyes)

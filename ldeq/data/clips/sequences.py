@@ -20,6 +20,8 @@ from ldeq.data.crop import compose, crop_box, crop_matrix, transform_points, war
 from ldeq.data.errors import DataError
 from ldeq.data.records import Faces
 
+from ...errors import ArgumentError
+
 # Frames of the clips that windows are cut from: about five seconds, as in `make_clips`.
 _CLIP = 130
 
@@ -60,7 +62,7 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         if frames < 2:
-            raise ValueError(f"a sequence has at least 2 frames, not {frames}.")
+            raise ArgumentError(f"a sequence has at least 2 frames, not {frames}.")
         self.faces, self.layout, self.size, self.frames, self.crop_scale = faces, faces.layout, size, frames, crop_scale
         self.augmentation = augmentation or Augmentation.none()
         self.seed = seed

@@ -14,6 +14,8 @@ from ldeq.data.synthetic.sampling import sample_parameters
 from ldeq.data.synthetic.scene import Scene
 from ldeq.data.wflw import WFLW_ATTRIBUTES
 
+from ...errors import ArgumentError
+
 SMALLEST = 32  # pixels; below this an eye is thinner than a pixel
 
 
@@ -55,9 +57,9 @@ class SyntheticFaces:
 
     def __init__(self, count: int, seed: int = 0, size: int = 192, difficulty: str = "normal") -> None:
         if count < 1:
-            raise ValueError(f"a set of synthetic faces needs a count of at least 1, not {count}.")
+            raise ArgumentError(f"a set of synthetic faces needs a count of at least 1, not {count}.")
         if seed < 0:
-            raise ValueError(f"the seed of synthetic faces must not be negative, but is {seed}.")
+            raise ArgumentError(f"the seed of synthetic faces must not be negative, but is {seed}.")
         _checked_difficulty(difficulty)
         self.count, self.seed, self.size, self.difficulty = int(count), int(seed), _checked_size(size), difficulty
 
@@ -115,11 +117,11 @@ def _draw_head(rng: np.random.Generator, size: int, difficulty: Difficulty) -> H
 
 def _checked_size(size: int) -> int:
     if size < SMALLEST:
-        raise ValueError(f"the side of a synthetic face must be at least {SMALLEST} pixels, not {size}.")
+        raise ArgumentError(f"the side of a synthetic face must be at least {SMALLEST} pixels, not {size}.")
     return int(size)
 
 
 def _checked_difficulty(name: str) -> Difficulty:
     if name not in DIFFICULTIES:
-        raise ValueError(f"unknown difficulty {name!r}: choose one of {', '.join(DIFFICULTIES)}.")
+        raise ArgumentError(f"unknown difficulty {name!r}: choose one of {', '.join(DIFFICULTIES)}.")
     return DIFFICULTIES[name]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...errors import ArgumentError
 from ..dispatch import BackendError, current_backend, implementation, transformed
 
 COORDS = ("unit", "pixel", "align_corners", "cell_center")
@@ -117,7 +118,7 @@ def _number(beta: float | Tensor) -> float | Tensor:
     try:
         return float(beta)
     except OverflowError:
-        raise ValueError("beta must be a tensor or a number that a float can hold, got an integer beyond 1.8e308") from None
+        raise ArgumentError("beta must be a tensor or a number that a float can hold, got an integer beyond 1.8e308") from None
 
 
 def _given(
@@ -127,12 +128,12 @@ def _given(
     _check_maps(logits, "logits", coords, eps)
     if isinstance(beta, Tensor):
         if beta.ndim not in (0, 1) or (beta.ndim == 1 and beta.shape[0] != logits.shape[1]):
-            raise ValueError(
+            raise ArgumentError(
                 f"beta must have shape () or (K,) = ({logits.shape[1]},) for logits of shape {tuple(logits.shape)}, "
                 f"got {tuple(beta.shape)}"
             )
         if beta.device != logits.device:
-            raise ValueError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
+            raise ArgumentError(f"beta is on {beta.device} and logits on {logits.device}; move beta with .to(logits.device)")
     return _implementation(operator, backend, logits, *((beta,) if isinstance(beta, Tensor) else ()))
 
 
@@ -157,9 +158,9 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
     if not maps.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {maps.dtype}; convert with .float()")
     if maps.ndim != 4 or 0 in maps.shape[-2:]:
-        raise ValueError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
+        raise ArgumentError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
     if coords not in COORDS:
-        raise ValueError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
+        raise ArgumentError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
     # An integer may be larger than any float.
     if not 0 <= eps <= sys.float_info.max:
-        raise ValueError(f"eps must be a finite number >= 0, got {eps}")
+        raise ArgumentError(f"eps must be a finite number >= 0, got {eps}")

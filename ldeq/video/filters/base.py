@@ -13,6 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...errors import ArgumentError
+
 Array = NDArray[np.float64]
 
 
@@ -94,7 +96,7 @@ class CausalFilter(Filter):
         y = checked_points(points, 4)
         s = None if std is None else checked_std(std, y)
         if not np.isfinite(y).all():
-            raise ValueError("points must be finite: filter tracks with lost frames one by one, with track()")
+            raise ArgumentError("points must be finite: filter tracks with lost frames one by one, with track()")
         self.reset()
         out = np.empty_like(y)
         for t in range(len(y)):
@@ -108,7 +110,7 @@ class CausalFilter(Filter):
             self._started = True
             return y.copy()
         if not (math.isfinite(dt) and dt > 0):
-            raise ValueError(f"dt must be a positive number of seconds, got {dt}")
+            raise ArgumentError(f"dt must be a positive number of seconds, got {dt}")
         return self._next(y, std, dt)
 
     @abstractmethod
@@ -181,18 +183,18 @@ def checked_points(points: ArrayLike, ndim: int) -> Array:
     y = np.asarray(points, np.float64)
     if y.ndim != ndim or y.shape[-1] != 2:
         shape = {2: "(K, 2)", 3: "(T, K, 2)", 4: "(T, N, K, 2)"}[ndim]
-        raise ValueError(f"points must have shape {shape}, got {y.shape}")
+        raise ArgumentError(f"points must have shape {shape}, got {y.shape}")
     return y
 
 
 def checked_std(std: ArrayLike, points: Array) -> Array:
     s = np.asarray(std, np.float64)
     if s.shape != points.shape[:-1]:
-        raise ValueError(f"std must have shape {points.shape[:-1]}, that of the points, got {s.shape}")
+        raise ArgumentError(f"std must have shape {points.shape[:-1]}, that of the points, got {s.shape}")
     return s
 
 
 def checked_fps(fps: float) -> float:
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps must be positive, got {fps}")
+        raise ArgumentError(f"fps must be positive, got {fps}")
     return fps

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import ArgumentError
 from .base import Array, CausalFilter, WholeTrackFilter, face_size, smoothing_gain
 
 
@@ -112,9 +113,9 @@ class SavitzkyGolaySettings:
 
     def __post_init__(self) -> None:
         if self.window < 1:
-            raise ValueError(f"window must be at least 1 frame, got {self.window}")
+            raise ArgumentError(f"window must be at least 1 frame, got {self.window}")
         if not 0 <= self.order < self.window:
-            raise ValueError(f"order must lie in 0..window - 1 = {self.window - 1}, got {self.order}")
+            raise ArgumentError(f"order must lie in 0..window - 1 = {self.window - 1}, got {self.order}")
 
 
 class CausalSavitzkyGolay(CausalFilter):
@@ -146,7 +147,7 @@ class SavitzkyGolay(WholeTrackFilter):
 
     def __init__(self, settings: SavitzkyGolaySettings) -> None:
         if settings.window % 2 == 0:
-            raise ValueError(f"window must be odd for a filter centred on its frame, got {settings.window}")
+            raise ArgumentError(f"window must be odd for a filter centred on its frame, got {settings.window}")
         self.settings = settings
 
     def _smooth(self, y: Array, fps: float) -> Array:
@@ -181,11 +182,11 @@ class Gaussian(WholeTrackFilter):
 def positive(settings: object, *names: str) -> None:
     for name in names:
         if not getattr(settings, name) > 0:
-            raise ValueError(f"{name} must be > 0, got {getattr(settings, name)}")
+            raise ArgumentError(f"{name} must be > 0, got {getattr(settings, name)}")
 
 
 def not_negative(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if not (value >= 0 and not math.isnan(value)):
-            raise ValueError(f"{name} must be >= 0, got {value}")
+            raise ArgumentError(f"{name} must be >= 0, got {value}")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ...data import Layout
+from ...errors import ArgumentError
 from .base import Filter
 from .classic import (
     EMA,
@@ -58,19 +59,21 @@ def make_filter(name: str, layout: Layout, *, parts: Mapping[str, Mapping[str, A
         ValueError: for an unknown name or setting, naming the nearest one, or a value out of range.
     """
     if name not in FILTERS:
-        raise ValueError(f"unknown filter {name!r}; did you mean {nearest(name, list(FILTERS))!r}? Known: {', '.join(FILTERS)}")
+        raise ArgumentError(
+            f"unknown filter {name!r}; did you mean {nearest(name, list(FILTERS))!r}? Known: {', '.join(FILTERS)}"
+        )
     kind, settings_type = FILTERS[name]
     known = [f.name for f in dataclasses.fields(settings_type)]
     for key in settings:
         if key not in known:
-            raise ValueError(f"unknown setting {key!r} of the {name} filter; did you mean {nearest(key, known)!r}?")
+            raise ArgumentError(f"unknown setting {key!r} of the {name} filter; did you mean {nearest(key, known)!r}?")
     try:
         typed: Any = TypeAdapter(settings_type).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{name} filter: {where}: {message}" if where else f"{name} filter: {message}") from error
+        raise ArgumentError(f"{name} filter: {where}: {message}" if where else f"{name} filter: {message}") from error
     rest: Filter = kind(typed, layout) if kind is FaceFrame else kind(typed)  # type: ignore[call-arg]
     if not parts:
         return rest
@@ -96,7 +99,7 @@ def filter_from_text(text: str, layout: Layout) -> Filter:
         try:
             number = float(value)
         except ValueError:
-            raise ValueError(f"a filter's setting must be NAME=NUMBER, got {item[:40]!r} in {text[:80]!r}") from None
+            raise ArgumentError(f"a filter's setting must be NAME=NUMBER, got {item[:40]!r} in {text[:80]!r}") from None
         part, _, own = key.rpartition(".")
         (parts.setdefault(part, {}) if part else settings)[own] = int(number) if number.is_integer() else number
     return make_filter(name, layout, parts=parts, **settings)
