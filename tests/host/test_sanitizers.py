@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from host_build import program
+from host_build import cpu_program, program
 from native_build import BuildError
 
 # ThreadSanitizer's exit status after a report.
@@ -56,3 +56,16 @@ def test_every_barrier_is_needed(races, which, sync):
 def test_no_access_out_of_bounds():
     result = run(built("asan", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_no_cpu_kernel_leaves_its_tensors_nor_computes_what_cpp_leaves_undefined():
+    """Odd shapes through every kernel of every instruction set that this processor has."""
+    try:
+        tables = cpu_program("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    except BuildError as error:
+        if "cannot find" in str(error):
+            pytest.skip(f"the sanitizer's library is missing: {error}")
+        raise
+    result = run(tables)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "baseline" in result.stdout.split()

@@ -16,6 +16,7 @@ from types import ModuleType
 
 import pybind11
 from native_build import ROOT, STABLE_ABI, Target, Toolchain, Unit, build
+from native_build.libraries import CSRC, ISA_FLAGS, X86
 
 HERE = ROOT / "tests" / "host"
 DEVICE_CODE = ROOT / "csrc" / "cuda"
@@ -54,6 +55,21 @@ def program(name: str, *sanitizers: str) -> Path:
         compile=[*tools.cxx, *FLAGS, "-O1", "-g1", *sanitizers, "-x", "c++"],
         units=[Unit(source) for source in sources],
         link=[*tools.cxx, "-pthread", *sanitizers],
+    )
+    return built(target)
+
+
+def cpu_program(*sanitizers: str) -> Path:
+    """kernels_selftest.cpp with the CPU kernels of all instruction sets and `sanitizers`."""
+    tools = Toolchain()
+    target = Target(
+        name="cpu_kernels",
+        compile=[*tools.cxx, "-std=c++20", "-O0", "-g1", "-Wall", *sanitizers],
+        units=[
+            Unit(HERE / "kernels_selftest.cpp"),
+            *(Unit(CSRC / "cpu" / f"{name}.cpp", flags) for name, flags in ISA_FLAGS.items() if X86 or not flags),
+        ],
+        link=[*tools.cxx, *sanitizers],
     )
     return built(target)
 
