@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import LdeqError
+from .errors import ArgumentError, LdeqError
+
+SLOWEST = 1e-6
+"""Frames a second: a picture in eleven days. The arithmetic of the filters and the scores holds from here on."""
+
+FASTEST = 100_000
+"""Frames a second; high-speed cameras with faces before them stay below."""
 
 
 class InputError(LdeqError, ValueError):
@@ -21,6 +27,21 @@ def is_finite(value: Any) -> bool:
         return math.isfinite(value)
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def checked_rate(fps: Any, name: str = "fps") -> float:
+    """Frames a second of a video, a camera or a time lapse.
+
+    Args:
+        fps: whatever was handed over.
+        name: of the argument, for the sentence.
+
+    Raises:
+        ArgumentError: if it is no number from `SLOWEST` to `FASTEST`.
+    """
+    if isinstance(fps, bool) or not is_finite(fps) or not SLOWEST <= fps <= FASTEST:
+        raise ArgumentError(f"{name} must be frames a second, from {SLOWEST:g} to {FASTEST:,}, got {fps!r}")
+    return float(fps)
 
 
 def checked_picture(image: Any, what: str = "image must be") -> NDArray[np.uint8]:

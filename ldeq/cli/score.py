@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import tyro
 
 from ..engine.settings import SettingsError
 from ..files import user_path, write_atomically
+from ..inputs import checked_rate
 from ..video.reading import VideoReader
 from ..video.scoring import score_track, table, write_page
 from ..video.track_files import Track, read_track
@@ -50,8 +50,8 @@ class Score:
     def run(self) -> int:
         if not self.tracks:
             raise SettingsError("nothing to score: name a file of landmarks")
-        if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps < 1e5):
-            raise SettingsError(f"--fps must be above 0, got {self.fps}")
+        if self.fps is not None:
+            checked_rate(self.fps, "--fps")
         if self.fractions and self.video is None:
             raise SettingsError("--fractions needs the size of the frames: add --video FILE")
         self._check_outputs()

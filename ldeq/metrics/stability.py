@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ldeq.metrics.video import face_size
 
 from ..errors import ArgumentError
+from ..inputs import checked_rate
 
 Array = NDArray[np.float64]
 
@@ -67,11 +68,10 @@ def at_rest(points: ArrayLike, fps: float) -> NDArray[np.bool_]:
         fps: frames a second.
 
     Raises:
-        ValueError: for another shape, numbers that are not finite, or a rate that is not positive.
+        ValueError: for another shape, numbers that are not finite, or a rate that no video has (`ldeq.inputs.checked_rate`).
     """
     p = _checked(points, 2)
-    if not (np.isfinite(fps) and fps > 0):
-        raise ArgumentError(f"fps must be positive, got {fps}")
+    fps = checked_rate(fps)
     from scipy.ndimage import gaussian_filter1d
 
     smooth = gaussian_filter1d(p, REST_WINDOW * fps, axis=0, mode="nearest")

@@ -20,6 +20,7 @@ from ..data.text import read_lines, read_text
 from ..data.wflw_v import read_array
 from ..errors import ArgumentError
 from ..files import user_path
+from ..inputs import checked_rate
 
 MOST_FRAMES = 2_000_000
 """Ten hours at 50 frames a second: a larger number of a frame is a mistake, and would fill the memory."""
@@ -159,8 +160,10 @@ def _json_rows(source: Path) -> tuple[list[Row], float | None]:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"a frame of {source} is not as ldeq video --json writes it ({error!r}).") from error
     fps = document.get("fps")
-    good = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < 1e6
-    return rows, float(fps) if good else None
+    try:
+        return rows, None if fps is None else checked_rate(fps)
+    except ArgumentError as error:
+        raise DataError(f"{source} cannot be scored: {error}.") from error
 
 
 def _csv_rows(source: Path) -> tuple[list[Row], float | None]:

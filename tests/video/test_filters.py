@@ -293,7 +293,7 @@ def test_messages() -> None:
     smooth.step(face(IBUG68))
     with pytest.raises(ValueError, match="dt must be a positive"):
         smooth.step(face(IBUG68), None, 0.0)
-    with pytest.raises(ValueError, match="fps must be positive"):
+    with pytest.raises(ValueError, match="fps must be frames a second"):
         filter_track(smooth, face(IBUG68)[None], None, 0)
 
 

@@ -15,6 +15,7 @@ from ldeq.data import IBUG68, DataError
 from ldeq.data.synthetic import SyntheticFaces
 from ldeq.face import Face
 from ldeq.metrics import video_summary
+from ldeq.metrics.stability import at_rest
 from ldeq.video.landmark_files import CsvLandmarks, JsonLandmarks
 from ldeq.video.scoring import score_track, table
 from ldeq.video.track_files import TRACK_LAYOUTS, Track, read_track
@@ -182,6 +183,18 @@ def test_a_document_that_is_none_is_a_sentence(text: str, tmp_path: Path) -> Non
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(DataError, match=r"t\.json"):
         read_track(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("fps", [2e-320, 0, -25, 1e30, True, "25", [25]])
+def test_a_rate_that_no_video_has_is_a_sentence(fps: object, tmp_path: Path) -> None:
+    """A very small one divided by zero in the Gaussian of the frames at rest."""
+    document = json.loads(ours(tmp_path)[1].read_text())
+    (tmp_path / "t.json").write_text(json.dumps({**document, "fps": fps}))
+    with pytest.raises(DataError, match=r"t\.json cannot be scored: fps must be frames a second, from 1e-06 to 100,000, got"):
+        read_track(tmp_path / "t.json")
+    with pytest.raises(ValueError, match="fps must be frames a second"):
+        at_rest(TRUTH, fps)  # type: ignore[arg-type]
+    assert at_rest(TRUTH, 1e-6).shape == (60,)
 
 
 @pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 68, 3)), np.zeros((0, 68, 2)), np.array([{}] * 4, object)])

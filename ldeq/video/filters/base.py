@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ArgumentError
+from ...inputs import checked_rate
 
 Array = NDArray[np.float64]
 
@@ -81,7 +82,7 @@ class CausalFilter(Filter):
         self.reset()
         out = np.empty_like(y)
         for t in range(len(y)):
-            out[t] = self.step(y[t], None if s is None else s[t], 1 / checked_fps(fps))
+            out[t] = self.step(y[t], None if s is None else s[t], 1 / checked_rate(fps))
         self.reset()
         return out
 
@@ -100,7 +101,7 @@ class CausalFilter(Filter):
         self.reset()
         out = np.empty_like(y)
         for t in range(len(y)):
-            out[t] = self._advance(y[t], None if s is None else s[t], 1 / checked_fps(fps))
+            out[t] = self._advance(y[t], None if s is None else s[t], 1 / checked_rate(fps))
         self.reset()
         return out
 
@@ -137,7 +138,7 @@ class WholeTrackFilter(Filter):
             checked_std(std, y)
         out = np.full_like(y, np.nan)
         for start, stop in runs(np.asarray(np.isfinite(y).all((1, 2)))):
-            out[start:stop] = self._smooth(y[start:stop], checked_fps(fps))
+            out[start:stop] = self._smooth(y[start:stop], checked_rate(fps))
         return out
 
     @abstractmethod
@@ -192,9 +193,3 @@ def checked_std(std: ArrayLike, points: Array) -> Array:
     if s.shape != points.shape[:-1]:
         raise ArgumentError(f"std must have shape {points.shape[:-1]}, that of the points, got {s.shape}")
     return s
-
-
-def checked_fps(fps: float) -> float:
-    if not (math.isfinite(fps) and fps > 0):
-        raise ArgumentError(f"fps must be positive, got {fps}")
-    return fps
