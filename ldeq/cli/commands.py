@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from .bench import Bench
+from .convert import Convert
 from .data import Data
 from .demo import Demo
 from .doctor import Doctor
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Webcam, tyro.conf.subcommand("webcam")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

@@ -1,0 +1,62 @@
+"""``ldeq convert``."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..data import get_layout
+from ..engine.published import LICENCE, read_published
+from ..engine.settings import SettingsError
+from ..engine.weights import save_weights
+from ..files import user_path
+from ..models import LDEQ
+from .outputs import Outputs
+
+
+@dataclass
+class Convert:
+    """Turn a checkpoint of the paper's release into weights that every command takes. Nothing in the file is executed.
+
+    Example: ldeq convert final.pth.tar --out ldeq-wflw.safetensors
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    """The published file, such as final.pth.tar."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Where the weights go; beside the checkpoint, as NAME.safetensors, if absent. A file that exists is never replaced."""
+    variant: Literal["stills", "video"] | None = None
+    """Which of the two published models it is, if the arguments in the file do not tell."""
+    ignore: Annotated[list[str], tyro.conf.arg(metavar="NAME")] = field(default_factory=list)
+    """Tensors of the file that hold no weights and are left out."""
+
+    def run(self) -> int:
+        source = user_path(self.checkpoint)
+        target = self.out or source.with_name(source.name.split(".")[0] + ".safetensors")
+        outputs = Outputs()
+        outputs.protect(source, "the checkpoint itself")
+        target = outputs.file("--out", target)
+        if target.suffix != ".safetensors":
+            raise SettingsError(f"--out {target} must end in .safetensors")
+        if target.exists():
+            raise SettingsError(f"{target} exists; choose another name with --out")
+        found = read_published(source, self.variant, self.ignore)
+        model = LDEQ(found.settings.model)
+        model.load_state_dict(found.tensors, strict=False)
+        layout = get_layout(found.settings.model.landmarks)
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        card = {
+            "data": "WFLW, as the authors of the paper trained it" if layout.count == 98 else "as its authors trained it",
+            "licence": LICENCE,
+            "converted_from": {"file": source.name, "sha256": digest, "variant": found.variant, "arguments": found.arguments},
+        }
+        save_weights(target, model, layout, found.settings, {"card": card})
+        parameters = sum(p.numel() for p in model.parameters()) / 1e6
+        print(f"wrote {target}: the {found.variant} model, {parameters:.3f} M parameters, {layout.name}")
+        print(f"  {LICENCE}")
+        return 0
