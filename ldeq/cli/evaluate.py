@@ -19,7 +19,7 @@ from ..engine.weights import Pretrained, find_weights
 from ..models import LDEQ
 from ..threads import apply_threads, choose_threads
 from ..video import evaluation as videos
-from ..video.filters import FILTERS, Filter, make_filter
+from ..video.filters import FILTERS, Filter, filter_from_text
 from ..video.tracking import Tracker, TrackingSettings
 from .outputs import Outputs
 
@@ -63,12 +63,16 @@ class Eval:
     """Autocast, for pictures."""
     rwr: bool = False
     """Videos: also start each frame from the last one's state (recurrence without recurrence)."""
+    released: bool = False
+    """Videos: also RwR as the paper's release runs it: two evaluations a frame, the first included, and no checks. Published
+    figures are for --boxes given."""
     iters: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Videos: cell evaluations a frame with --rwr."""
     baseline: str | None = None
-    """Videos: filters, with commas between them, to put behind each frame alone; for example one-euro,ema."""
+    """Videos: filters, with commas between them, to put behind each frame alone; for example one-euro,ema. Settings follow the
+    name: one-euro,beta=20,ema. Without settings, they are those tuned for the least flicker at no larger error."""
     smooth: str | None = None
-    """Videos: filters to put behind --rwr, or behind each frame alone without it."""
+    """Videos: filters to put behind --rwr and --released, or behind each frame alone without them."""
     boxes: Literal["given", "tracked"] = "tracked"
     """Videos: crop every frame by its own labelled box, or follow the landmarks from the first one."""
     jitter: float = 0.0
@@ -83,7 +87,7 @@ class Eval:
         pretrained = load_pretrained(self.model, device)
         if is_video_spec(self.data):
             return self._run_videos(pretrained)
-        for option in ("rwr", "baseline", "smooth", "jitter"):
+        for option in ("rwr", "released", "baseline", "smooth", "jitter"):
             if getattr(self, option):
                 raise SettingsError(f"--{option} is for videos, and {self.data!r} holds pictures: pass --data wflw-v:FOLDER")
         model = _with_solver(pretrained.model, self.max_iter, self.tol, self.stop)
@@ -157,15 +161,18 @@ class Eval:
         for path, reason in data.skipped:
             console.warn(f"{path} is left out: {reason}")
         scale = self.crop_scale or pretrained.crop_scale
-        first, second = self._filters(self.baseline), self._filters(self.smooth)
+        first, second = split_filters(self.baseline), split_filters(self.smooth)
         try:
             for name in (*first, *second):
-                make_filter(name, data.layout)
+                filter_from_text(name, data.layout)
         except ValueError as error:
             raise SettingsError(str(error)) from None
-        runs = [("each frame alone", TrackingSettings(rwr=False), first + ([] if self.rwr else second))]
+        recurrent = self.rwr or self.released
+        runs = [("each frame alone", TrackingSettings(rwr=False), first + ([] if recurrent else second))]
         if self.rwr:
             runs.append((f"RwR, {self.iters} evaluation" + "s" * (self.iters > 1), TrackingSettings(iters=self.iters), second))
+        if self.released:
+            runs.append(("RwR as released", TrackingSettings.released(), second))
         tracks: dict[str, list[videos.VideoTrack]] = {}
         protocol = ""
         for name, settings, filters in runs:
@@ -175,7 +182,7 @@ class Eval:
                 tracks[name] = videos.track_videos(tracker, data, self.boxes, self.jitter, batch=self.batch, progress=count)
             protocol = videos.protocol_line(data, tracker, self.boxes, self.jitter, f"model {pretrained.name}")
             for kind in dict.fromkeys(filters):
-                smooth: Filter = make_filter(kind, data.layout)
+                smooth: Filter = filter_from_text(kind, data.layout)
                 tracks[f"{name} + {kind}"] = [track.filtered(smooth) for track in tracks[name]]
         scores = {name: videos.score(pipeline, data.layout, protocol) for name, pipeline in tracks.items()}
         print(videos.markdown_table(scores), end="")
@@ -184,11 +191,20 @@ class Eval:
                 console.say(f"wrote {written}")
         return 0
 
-    @staticmethod
-    def _filters(names: str | None) -> list[str]:
-        """Names of filters; a missing hyphen is forgiven, as in oneeuro."""
-        plain = {name.replace("-", ""): name for name in FILTERS}
-        return [plain.get(name.strip().replace("-", ""), name.strip()) for name in (names or "").split(",") if name.strip()]
+
+def split_filters(names: str | None) -> list[str]:
+    """Filters with commas between them, each with the settings that follow its name: ``one-euro,beta=20,ema`` is two.
+
+    A missing hyphen in a name is forgiven, as in oneeuro.
+    """
+    plain = {name.replace("-", ""): name for name in FILTERS}
+    found: list[str] = []
+    for item in (part.strip() for part in (names or "").split(",")):
+        if "=" in item and found:
+            found[-1] += f",{item}"
+        elif item:
+            found.append(plain.get(item.replace("-", ""), item))
+    return found
 
 
 def _with_solver(model: LDEQ, max_iter: int | None, tol: float | None, stop: str | None) -> LDEQ:

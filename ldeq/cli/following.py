@@ -35,6 +35,8 @@ class Pipeline:
 
     rwr: bool = True
     """Recurrence without recurrence: each frame starts from the last one's state. Off solves each frame alone."""
+    released: bool = False
+    """RwR as the paper's release runs it: one view, two evaluations a frame, the first included, and no checks."""
     iters: int = 1
     """Cell evaluations a frame and view with RwR."""
     views: int = 4
@@ -85,6 +87,10 @@ class Pipeline:
     def _tracking(self, plain: bool) -> TrackingSettings:
         if plain:
             return TrackingSettings(rwr=False)
+        if self.released:
+            if not self.rwr or self.iters != Pipeline.iters or self.views not in (1, Pipeline.views):
+                raise SettingsError("--released sets how RwR runs; leave out --no-rwr, --iters and --views")
+            return TrackingSettings.released()
         try:
             return TrackingSettings(rwr=self.rwr, iters=self.iters, views=self.views, register=True)
         except ValueError as error:
@@ -97,6 +103,7 @@ class Pipeline:
         spent = " x ".join(filter(None, (views, evaluations if self.rwr else "")))
         solve = ", ".join(filter(None, ("RwR" if self.rwr else "each frame alone", spent)))
         name = self.filter_name(landmarker)
+        solve = "RwR as released" if self.released else solve
         return solve if name is None else f"{solve} + {name}"
 
 

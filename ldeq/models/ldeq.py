@@ -109,6 +109,7 @@ class LDEQ(nn.Module):
         tol: float | None = None,
         stop: str | None = None,
         final_evaluation: bool | None = None,
+        returns: str | None = None,
     ) -> LDEQ:
         """This model, its very parameters, under another solver, budget or stop; what is None stays.
 
@@ -121,6 +122,7 @@ class LDEQ(nn.Module):
             "tol": tol,
             "stop": stop,
             "final_evaluation": final_evaluation,
+            "returns": returns,
         }
         config = replace(self.config, **{name: value for name, value in given.items() if value is not None})
         with torch.device("meta"):

@@ -8,9 +8,11 @@ crop, whose own trembling would otherwise be most of the flicker, follows the la
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -74,8 +76,22 @@ class TrackingSettings:
     """Residual of a full solve above which there may be no face; a model that is far less trained needs a larger one."""
     patience: int = 3
     """Checks failed in a row after which a face counts as lost."""
+    first: Literal["full", "budget"] = "full"
+    """How the first frame of a face is solved with RwR: in full, or with the budget of every frame, from zeros. With
+    ``"budget"`` and boxes that are given, nothing is judged, and no face is ever lost."""
+
+    @classmethod
+    def released(cls) -> TrackingSettings:
+        """RwR as the paper's release runs it: two evaluations a frame, the first frame included, and nothing besides.
+
+        The state stays where it is when the crop moves, and nobody checks whether there is a face. Published figures belong to
+        these settings, in crops around boxes that are given.
+        """
+        return cls(iters=2, slack=0.0, side_slack=0.0, check_every=0, first="budget")
 
     def __post_init__(self) -> None:
+        if self.first not in ("full", "budget"):
+            raise ArgumentError(f"first must be 'full' or 'budget', got {self.first!r}")
         if self.views not in (1, 2, 4):
             raise ArgumentError(f"views must be 1, 2 or 4, got {self.views}")
         for name, low in (("iters", 1), ("slack", 0), ("side_slack", 0), ("check_every", 0), ("patience", 1)):
@@ -176,6 +192,8 @@ class Tracker:
         """
         self.model, self.crop_scale, self.settings = model, crop_scale, settings or TrackingSettings()
         self.layout = layout
+        # A loop that returns x, not f(x), would spend an evaluation to find the state that it starts from.
+        self._carrying = model if model.config.returns == "f" else model.with_solver(returns="f")
         self.watch = Stopwatch()
 
     def start(self, box: ArrayLike | None = None, refine: int = 0) -> FaceState:
@@ -210,11 +228,12 @@ class Tracker:
         if len(frames) != len(states):
             raise ArgumentError(f"{len(states)} states need as many frames, got {len(frames)}")
         squares = self._squares(states, boxes)
-        fresh = [i for i, s in enumerate(states) if s.z is None or not self.settings.rwr]
-        carried = [i for i, s in enumerate(states) if s.z is not None and self.settings.rwr]
-        rounds = 0 if boxes is not None else max((states[i].refine for i in fresh), default=0)
+        starting = [i for i, s in enumerate(states) if s.z is None or not self.settings.rwr]
+        fresh = [] if self._small_start else starting
+        carried = [i for i in range(len(states)) if i not in fresh]
+        rounds = 0 if boxes is not None else max((states[i].refine for i in starting), default=0)
         for done in range(rounds):
-            coarse = [i for i in fresh if states[i].refine > done]
+            coarse = [i for i in starting if states[i].refine > done]
             for i, answer in zip(coarse, self._solve(coarse, frames, squares, None), strict=True):
                 # What is no face can answer with a point; its crop stays, and the last round will say so.
                 if np.ptp(answer.points, axis=0).max() >= SMALLEST:
@@ -247,9 +266,13 @@ class Tracker:
             warm.pop(i, None)
             cold[i] = replace(answer, evaluations=spent)
 
+    @property
+    def _small_start(self) -> bool:
+        return self.settings.rwr and self.settings.first == "budget"
+
     def _due(self, state: FaceState) -> bool:
         every = self.settings.check_every
-        return every > 0 and (state.checked + 1 >= every or state.doubts > 0 or state.suspect)
+        return every > 0 and state.z is not None and (state.checked + 1 >= every or state.doubts > 0 or state.suspect)
 
     def _squares(self, states: Sequence[FaceState], boxes: ArrayLike | None) -> list[SquareBox]:
         if boxes is None:
@@ -288,7 +311,7 @@ class Tracker:
         else:
             z0 = self._carried([states[i] for i in chosen], [squares[i] for i in chosen])
             budget = self.settings.iters - config.final_evaluation
-            out = self.model(images, z0, budget)
+            out = self._carrying(images, z0, budget)
         residual = out.solution.residual
         if budget == 0 and z0 is not None:
             residual = (out.z - z0).flatten(1).norm(dim=1) / out.z.flatten(1).norm(dim=1)
@@ -318,7 +341,7 @@ class Tracker:
         return answers
 
     def _carried(self, states: Sequence[FaceState], squares: Sequence[SquareBox]) -> Tensor:
-        z = torch.cat([s.z for s in states if s.z is not None])
+        z = torch.cat([self.model.initial_state(self.settings.views) if s.z is None else s.z for s in states])
         if not self.settings.register:
             return z
         views = VIEWS[: self.settings.views]
@@ -346,7 +369,8 @@ class Tracker:
         answer = warm or cold
         assert answer is not None
         reset = "start" if state.frames == 0 else None
-        lost = impossible(answer, square.side / self.crop_scale, shape)
+        judged = follow or not self._small_start
+        lost = impossible(answer, square.side / self.crop_scale, shape) if judged else None
         state.checked += 1
         if cold is not None:
             state.checked = 0
@@ -371,6 +395,8 @@ class Tracker:
                 still = state.frames > 1 and reset is None
                 state.square = follow_crop(square, target, self.settings.slack, self.settings.side_slack) if still else target
         evaluations = sum(a.evaluations for a in (warm, cold) if a is not None)
+        # Without any full solve, the first frame's is the nearest to one.
+        state.residual = answer.residual if math.isnan(state.residual) else state.residual
         score = face_score(state.residual, answer.points, answer.std)
         return Estimate(answer.points, answer.std, square, answer.residual, evaluations, reset, lost, score)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -240,3 +242,57 @@ def test_a_state_that_drifted_is_solved_anew(lm: Landmarker) -> None:
 def test_settings_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be >= "):
         TrackingSettings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("returns", ["f", "x"])
+def test_the_released_settings_spend_two_evaluations_on_every_frame_the_first_included(lm: Landmarker, returns: str) -> None:
+    frames = list(moving(3, 3))
+    box = tight(drawn(3)[1])
+    model = lm.model.with_solver(returns=returns)
+    tracker = Tracker(model, lm.pretrained.crop_scale, TrackingSettings.released())
+    state = tracker.start()
+    matrix = crop_matrix(crop_box("box", box=np.array(box), scale=lm.pretrained.crop_scale), model.config.image_size)
+    z = torch.zeros(1, 68, 32, 32)
+    for frame in frames:
+        crop = warp(frame, matrix, model.config.image_size)
+        with torch.no_grad():
+            x = model.stem(normalise(torch.from_numpy(crop)[None].permute(0, 3, 1, 2)))
+            z = model.cell(model.cell(z, x), x)
+        xy = heatmap_readout(z, eps=1e-4)[0][0].numpy() * model.config.image_size
+        (estimate,) = tracker.step([frame], [state], [box])
+        np.testing.assert_allclose(estimate.points, transform_points(invert(matrix), xy), atol=2e-3)
+        assert (estimate.evaluations, estimate.lost) == (2, None)
+
+
+def test_the_released_settings_judge_nothing_where_boxes_are_given(lm: Landmarker) -> None:
+    """A face that another judge would call lost keeps its state, as the published figures want it."""
+    image, points = drawn(3)
+    blank = np.zeros_like(image)
+    states = {}
+    for name, settings in {
+        "released": TrackingSettings.released(),
+        "ours": TrackingSettings(check_every=1, patience=1),
+    }.items():
+        tracker = Tracker(lm.model, lm.pretrained.crop_scale, settings)
+        state = tracker.start()
+        tracker.step([image], [state], [tight(points)])
+        states[name] = [tracker.step([blank], [state], [tight(points)])[0].lost for _ in range(4)]
+    assert states["released"] == [None] * 4
+    assert any(states["ours"])
+
+
+def test_a_loop_that_returns_x_spends_no_evaluation_for_nothing(lm: Landmarker) -> None:
+    """Two evaluations of such a model were f(z) twice, since x was the state that it started from."""
+    frames = list(moving(3, 3))
+    box = tight(drawn(3)[1])
+    found: list[Any] = []
+    for returns in ("f", "x"):
+        tracker = Tracker(
+            lm.model.with_solver(returns=returns), lm.pretrained.crop_scale, TrackingSettings(iters=2, check_every=0)
+        )
+        state = tracker.start()
+        tracker.step(frames[:1], [state], [box])
+        start = found[0][0] if found else state.z
+        state.z = start
+        found.append((start, tracker.step(frames[1:2], [state], [box])[0].points))
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-3)

@@ -27,9 +27,17 @@ def judged(points: np.ndarray, size: float, std: float = 1.0) -> str | None:
 def test_the_settings_are_those_that_the_documents_and_the_published_figures_mean() -> None:
     assert vars(TrackingSettings()) == {
         "rwr": True, "iters": 1, "views": 1, "register": False, "slack": 0.02, "side_slack": 0.04, "check_every": 30,
-        "settled": 0.22, "patience": 3,
+        "settled": 0.22, "patience": 3, "first": "full",
     }  # fmt: skip
     assert (LEAP, EXTENT, INSIDE, SMALLEST) == (0.1, (0.5, 1.3), 0.35, 12.0)
+
+
+def test_the_released_settings_are_those_of_the_release() -> None:
+    """z0(t) = z*(t-1), one iteration plus the final evaluation, no penalty, no registration, and frame 0 alike, from zeros."""
+    changed = {key: v for key, v in vars(TrackingSettings.released()).items() if v != vars(TrackingSettings())[key]}
+    assert changed == {"iters": 2, "slack": 0.0, "side_slack": 0.0, "check_every": 0, "first": "budget"}
+    with pytest.raises(ValueError, match="^first must be 'full' or 'budget', got 'small'$"):
+        TrackingSettings(first="small")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "low"), [("iters", 1), ("slack", 0), ("side_slack", 0), ("check_every", 0), ("patience", 1)])

@@ -174,3 +174,16 @@ def test_the_command(videos: VideoSet, tmp_path: Path, capsys: pytest.CaptureFix
     assert "is for videos" in capsys.readouterr().err
     assert main([*command, "--smooth", "kalmann"]) != 0
     assert "did you mean" in capsys.readouterr().err
+    # Settings follow the filter's name, and the published budget has a row of its own.
+    more = ["--released", "--baseline", "one-euro,min_cutoff=2,beta=3,oneeuro,ema,cutoff=4"]
+    assert main([*command[:4], "--boxes", "given", *more]) == 0
+    out = capsys.readouterr().out
+    for row in ("one-euro,min_cutoff=2,beta=3", "one-euro", "ema,cutoff=4"):
+        assert f"| each frame alone + {row} |" in out
+    (released,) = [line for line in out.splitlines() if line.startswith("| RwR as released |")]
+    assert released.endswith("| 0 | 2.00 |")
+    assert "| RwR, 1 evaluation |" not in out
+    assert main([*command[:4], "--baseline", "ema,cutof=4"]) != 0
+    assert "did you mean 'cutoff'" in capsys.readouterr().err
+    assert main([*command[:3], "synthetic:2", "--released"]) != 0
+    assert "is for videos" in capsys.readouterr().err
