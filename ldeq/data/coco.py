@@ -159,7 +159,9 @@ def _picture_folder(source: Path, document: CocoDocument) -> Path:
     """The document's folder, or ``images/`` in it where the first picture lies there alone."""
     folder = source.parent
     first = document.images[0].file_name if document.images else ""
-    return folder / "images" if not (folder / first).is_file() and (folder / "images" / first).is_file() else folder
+    # os.path answers for a name that no file can have, too; pathlib raises.
+    below = not os.path.isfile(folder / first) and os.path.isfile(folder / "images" / first)
+    return folder / "images" if below else folder
 
 
 def _check_names(source: Path, document: CocoDocument, layout: Layout) -> None:

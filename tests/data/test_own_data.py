@@ -218,6 +218,14 @@ def test_one_bad_annotation_is_left_out(change, reason: str, folder: Path) -> No
     assert re.search(reason, why), why
 
 
+def test_a_name_that_no_picture_can_have_is_a_sentence(folder: Path) -> None:
+    """The first name says where the pictures lie."""
+    spec = write(folder, "coco")
+    edit(folder / "labels.json", lambda d: d["images"][0].update(file_name="x" * 5000))
+    with pytest.raises(DataError, match="in annotation 0 of .* cannot be the name of a file"):
+        open_faces(spec)
+
+
 @pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "{}", "null", '{"images": [], "annotations": [NaN]}', "\ufeff{"])
 def test_what_is_no_json_document_ends_in_a_sentence(text: str, folder: Path) -> None:
     write(folder, "coco")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROBLEMS, Problem, conditioned, linear, noise, tanh_network
+from problems import PROBLEMS, Problem, conditioned, linear, name_of, noise, tanh_network
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -313,7 +313,7 @@ def test_points_that_become_nan_or_run_away_never_rest(solver: Solver, backend: 
         ({"stop": "motion", "observe": lambda z: z.flatten()}, r"observe .*\(192,\)"),
         ({"stop": "motion", "observe": lambda z: z.argmax(1, keepdim=True)}, "observe .*int64"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_bad_options_of_the_loop_are_refused(solver: Solver, options: dict[str, Any], says: str) -> None:
     problem = linear(1.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROBLEMS, Problem, linear, noise, tanh_network
+from problems import PROBLEMS, Problem, linear, name_of, noise, tanh_network
 from torch import Tensor
 
 from ldeq.ops import use_backend
@@ -370,7 +370,7 @@ GOOD = torch.zeros(2, 3)
         ({"stop_scope": "mean"}, "stop_scope"),
         ({"returns": "z"}, "returns"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_bad_arguments_are_refused_in_one_line_that_names_them(solver: Solver, options: dict[str, object], name: str) -> None:
     with pytest.raises(ValueError, match=name) as caught:
@@ -393,7 +393,7 @@ def test_bad_arguments_are_refused_in_one_line_that_names_them(solver: Solver, o
         (fixed_point, {"beta": 0.0}, "beta"),
         (broyden, {"m": 0}, "m must"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_bad_options_of_one_method_are_refused(solver: Solver, options: dict[str, object], name: str) -> None:
     with pytest.raises(ValueError, match=name) as caught:

@@ -105,3 +105,8 @@ PROBLEMS = [
     tanh_network(),
     cosine(),
 ]
+
+
+def name_of(value: object) -> str:
+    """The name of a case in pytest's list: a function without its address, which is another one in each process."""
+    return str(getattr(value, "__name__", value))

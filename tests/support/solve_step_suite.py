@@ -15,6 +15,7 @@ import math
 import pytest
 import torch
 from native import Calls, step_arguments
+from problems import name_of
 from torch import Tensor
 
 import ldeq
@@ -66,7 +67,7 @@ def take(step: Step, state: SolveState, x: Tensor, f: Tensor, stop: StopRule, ad
         (20_001, 5, 1.0, torch.float32, None),
         (1, 3, 1.0, torch.float32, None),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_every_anderson_step_equals_the_float64_formula(target, d, m, beta, dtype, history):
     target.needs(dtype, d)
@@ -270,7 +271,7 @@ def problem(d: int, dtype: torch.dtype = torch.float32):
         (fixed_point, {"max_iter": 9, "tol": 1e-2, "beta": 0.7}),
         (fixed_point, {"max_iter": 8, "tol": 1e-2, "stop_scope": "batch", "returns": "x"}),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_solves_equal_those_on_the_reference(target, solver, options, d, dtype):
     target.needs(dtype, d)
@@ -408,7 +409,7 @@ def test_opcheck(target):
         ({"saved_best": torch.zeros(2, 9, dtype=torch.int32)}, "saved_best must be float"),
         ({"flags": torch.zeros(2, 3, dtype=torch.int64)}, "flags has another shape"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_errors_name_the_argument(target, changes, message):
     target.needs_operators()
