@@ -118,7 +118,7 @@ class Wheel(bdist_wheel):
 setup(
     packages=[*find_packages(include=["ldeq", "ldeq.*"]), "ldeq.kernels"],
     package_dir={"ldeq": "ldeq", "ldeq.kernels": "kernels"},
-    package_data={"ldeq": ["py.typed", "weights/*.safetensors", "weights/*.md"]},
+    package_data={"ldeq": ["py.typed", "weights/*.safetensors", "weights/*.md", "web/static/*"]},
     # Named so that setuptools runs build_ext; `BuildNative` knows the sources.
     ext_modules=[Extension("ldeq._C", sources=[])],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},

@@ -180,16 +180,13 @@ def onnx_model(folded: Folded, eps: float, evaluations: int) -> onnx.ModelProto:
 
     graph = OnnxGraph()
     landmarks, h = folded.head.kernel.shape[0], folded.head.size
-    folded = pixels_folded(folded)
-    planes = graph.op("Cast", graph.op("Transpose", "images", perm=[0, 3, 1, 2]), to=FLOAT)
-    centred = graph.op("Sub", planes, graph.constant(_mean_pixel().numpy()))
-    term = injection_term(graph, folded, centred)
+    term = write_injection(graph, folded)
     before, z = "", "z0"
     for _ in range(evaluations):
         before, z = z, evaluation(graph, folded, z, term)
     graph.op("Identity", z, output="z")
-    _write_readout(graph, z, h, eps)
-    _write_residual(graph, z, before)
+    write_readout(graph, z, h, eps)
+    write_residual(graph, z, before)
     state = ("batch", landmarks, h, h)
     inputs = [("images", UINT8, ("batch", 4 * h, 4 * h, 3)), ("z0", FLOAT, state)]
     outputs = [
@@ -213,7 +210,16 @@ def _mean_pixel() -> Tensor:
     return 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
 
 
-def _write_readout(graph: OnnxGraph, z: str, h: int, eps: float) -> None:
+def write_injection(graph: OnnxGraph, folded: Folded) -> str:
+    """The injection term of the input ``images``, uint8."""
+    from .models.inference.onnx_graph import FLOAT
+
+    planes = graph.op("Cast", graph.op("Transpose", "images", perm=[0, 3, 1, 2]), to=FLOAT)
+    centred = graph.op("Sub", planes, graph.constant(_mean_pixel().numpy()))
+    return injection_term(graph, pixels_folded(folded), centred)
+
+
+def write_readout(graph: OnnxGraph, z: str, h: int, eps: float) -> None:
     """Means and deviation of p = z / (sum z + eps), in pixels of the crop, of which a heatmap cell has four."""
     rows = graph.op("ReduceSum", z, graph.constant([3], np.int64), keepdims=0)
     columns = graph.op("ReduceSum", z, graph.constant([2], np.int64), keepdims=0)
@@ -232,7 +238,8 @@ def _write_readout(graph: OnnxGraph, z: str, h: int, eps: float) -> None:
     graph.op("Sqrt", half, output="std")
 
 
-def _write_residual(graph: OnnxGraph, z: str, before: str) -> None:
+def write_residual(graph: OnnxGraph, z: str, before: str) -> None:
+    """Norm of z - before over that of z, as the output ``residual``."""
     axes = graph.constant([1, 2, 3], np.int64)
     step, size = (graph.op("ReduceL2", v, axes, keepdims=0) for v in (graph.op("Sub", z, before), z))
     graph.op("Div", step, size, output="residual")

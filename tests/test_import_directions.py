@@ -21,7 +21,7 @@ LEVELS = (
     {"engine"},
     {"export", "label_files"},
     {"video"},
-    {"landmarker"},
+    {"landmarker", "web"},
     {"cli"},
     {"__main__"},
 )

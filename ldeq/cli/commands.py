@@ -17,6 +17,7 @@ from .predict import Predict
 from .score import Score
 from .train import Train
 from .video import Video, Webcam
+from .web import Web
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -28,6 +29,7 @@ Command = (
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Web, tyro.conf.subcommand("web")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

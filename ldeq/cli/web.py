@@ -1,0 +1,77 @@
+"""``ldeq web``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ..engine.settings import SettingsError
+from ..engine.weights import load_pretrained
+from ..export import need
+from ..files import user_path
+from ..web import runtime
+from ..web.page import MARKER, build_page, check_folder, kept_runtime
+from ..web.server import PageServer
+from .outputs import Outputs
+
+PORT = 8000
+"""Where --serve listens."""
+
+
+@dataclass
+class Web:
+    """Make a page that shows flicker and its removal in a browser, with a camera, a file or drawn faces.
+
+    The page is a folder that works without a network, and nothing leaves the machine. Example: ldeq web --serve
+    """
+
+    out: tyro.conf.Positional[Path] = Path("ldeq-web")
+    """The folder: new, empty, or made by an earlier ldeq web."""
+    model: str = "small-68"
+    """A shipped model or a ``.safetensors`` file."""
+    onnxruntime_web: Path | None = None
+    """A folder with the npm package onnxruntime-web. If absent, npm fetches it, once, and its checksum is compared."""
+    serve: bool = False
+    """Serve the page to this machine alone, until Ctrl-C."""
+    port: int | None = None
+    """Port of --serve, 8000 if absent; 0 takes a free one."""
+
+    def run(self) -> int:
+        if self.port is not None and not self.serve:
+            raise SettingsError("--port is of no use without --serve; add --serve")
+        folder = Outputs().folder("OUT", self.out, [MARKER])
+        check_folder(folder)
+        need("onnx")
+        if not self.serve:
+            self._build(folder)
+            print(f"look at it with: ldeq web {folder} --serve")
+            return 0
+        # The port first: what takes seconds must not end in an error that was there before.
+        with PageServer(folder, PORT if self.port is None else self.port) as server:
+            self._build(folder)
+            server.read_names()
+            print(f"open {server.address} in a browser; Ctrl-C ends the server", flush=True)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                print(f"\nthe server has ended; the page stays in {folder}")
+        return 0
+
+    def _build(self, folder: Path) -> None:
+        runtime_files, version, source = self._runtime(folder)
+        pretrained = load_pretrained(self.model)
+        build_page(pretrained, folder, runtime_files, version)
+        size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file()) / 2**20
+        print(f"wrote {folder}: {size:.0f} MiB, {pretrained.name}, {runtime.PACKAGE} {version} {source}", flush=True)
+
+    def _runtime(self, folder: Path) -> tuple[dict[str, bytes], str, str]:
+        """The files of onnxruntime-web, its version, and where it comes from."""
+        if self.onnxruntime_web is not None:
+            files = runtime.from_folder("--onnxruntime-web", self.onnxruntime_web)
+            return files, runtime.version_of(self.onnxruntime_web), f"from {user_path(self.onnxruntime_web)}"
+        if kept := kept_runtime(folder):
+            return kept, runtime.VERSION, "from the folder itself"
+        print(f"fetching {runtime.PACKAGE} {runtime.VERSION} with npm (33 MB, once)", flush=True)
+        return runtime.from_npm(), runtime.VERSION, "from npm"

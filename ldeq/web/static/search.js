@@ -1,0 +1,33 @@
+// Finds a first box without a detector: guesses about the middle of the picture, one a frame, until one of them settles on a
+// face. A face elsewhere needs a box that a hand draws.
+
+import { boxOf } from "./crop.js";
+
+// Where a face is expected: [x1, y1, x2, y2].
+export function guideBox({ width, height }) {
+  return squareBox(width / 2, 0.5 * height, 0.5 * Math.min(width, height));
+}
+
+// Guesses in their order; `last` is where a face was lost, or null.
+export function guesses({ width, height }, last) {
+  const shorter = Math.min(width, height);
+  const boxes = [guideBox({ width, height })];
+  for (const size of [0.35, 0.6, 0.25]) {
+    for (const y of [0.5, 0.38]) {
+      for (const x of [0.5, 0.36, 0.64]) boxes.push(squareBox(x * width, y * height, size * shorter));
+    }
+  }
+  return last ? boxes.flatMap((box, i) => (i % 3 ? [box] : [last, box])) : boxes;
+}
+
+// Whether an answer of a full solve is that of a face, 0 to 1; ldeq/confidence.py says where the numbers come from.
+export function faceScore({ residual, points, std }, { bias, residual: byResidual, spread: bySpread }) {
+  const [x1, y1, x2, y2] = boxOf(points);
+  const spread = std.reduce((sum, value) => sum + value, 0) / std.length / Math.max(x2 - x1, y2 - y1, 1e-6);
+  const x = bias + byResidual * Math.log(Math.max(residual, 1e-6)) + bySpread * Math.log(Math.max(spread, 1e-6));
+  return Number.isFinite(x) ? 1 / (1 + Math.exp(-x)) : 0;
+}
+
+function squareBox(cx, cy, side) {
+  return [cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2];
+}

@@ -1,0 +1,272 @@
+"""The page in headless Chromium: a camera that shows drawn faces, and Python's landmarks of the same frames beside it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from chromium import Chromium, find_chromium
+from numpy.typing import NDArray
+
+from ldeq.data import SquareBox
+from ldeq.engine import Pretrained
+from ldeq.video.filters import make_filter
+from ldeq.video.tracking import FaceState, Tracker, TrackingSettings
+from ldeq.web import PageServer
+from ldeq.web.demo import drawn_clips
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
+
+FRAMES = 12
+
+# What the page tells of its frames, from one that begins a track.
+COLLECT = """
+window.seen = [];
+window.collecting = false;
+document.addEventListener("ldeq-frame", ({ detail }) => {
+  const { picture, dt, stills, rwr, smoothed } = detail;
+  window.collecting ||= Boolean(rwr && rwr.reset === "start" && !rwr.lost);
+  if (!window.collecting || window.seen.length === COUNT) return;
+  let text = "";
+  for (let i = 0; i < picture.data.length; i += 8192) text += String.fromCharCode(...picture.data.subarray(i, i + 8192));
+  const list = (values) => values && Array.from(values);
+  const answer = (a) => a && { points: list(a.points), square: a.square, reset: a.reset, lost: a.lost };
+  const size = [picture.height, picture.width];
+  window.seen.push({ dt, size, data: btoa(text), stills: answer(stills), rwr: answer(rwr), smoothed: list(smoothed) });
+});
+""".replace("COUNT", str(FRAMES))
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that Chromium's fake camera plays: the first drawn clip."""
+    path = tmp_path_factory.mktemp("camera") / "faces.y4m"
+    clip = next(drawn_clips())
+    height, width = clip.settings.height, clip.settings.width
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{width} H{height} F{clip.settings.fps}:1 Ip A1:1 C420jpeg\n".encode())
+        for frame in clip.frames():
+            file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
+    return path
+
+
+@dataclass
+class Visit:
+    """A browser on the page."""
+
+    browser: Chromium
+    server: PageServer
+
+    def text(self, identity: str) -> str:
+        return str(self.browser.evaluate(f"document.getElementById('{identity}').textContent"))
+
+    def click(self, identity: str) -> None:
+        self.browser.evaluate(f"document.getElementById('{identity}').click()")
+
+    def status(self, start: str, timeout: float = 120) -> str:
+        """Waits for a line of the status that begins like this."""
+        expression = f"document.getElementById('status')?.textContent.startsWith({json.dumps(start)})"
+        self.browser.wait_for(expression, timeout)
+        return self.text("status")
+
+    def requests(self) -> list[str]:
+        return [e["params"]["request"]["url"] for e in self.browser.events if e["method"] == "Network.requestWillBeSent"]
+
+    def complaints(self) -> list[Any]:
+        """Errors and warnings on the console, violations of the policy among them."""
+        thrown = [e["params"] for e in self.browser.events if e["method"] == "Runtime.exceptionThrown"]
+        logged = [e["params"]["entry"] for e in self.browser.events if e["method"] == "Log.entryAdded"]
+        return thrown + [entry for entry in logged if entry["level"] in ("error", "warning")]
+
+
+@pytest.fixture
+def visit(whole_page: Path, camera: Path) -> Iterator[Callable[..., Visit]]:
+    """Opens the page in a browser whose camera plays drawn faces."""
+    browsers: list[Chromium] = []
+    with PageServer(whole_page, 0) as server:
+        server.read_names()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def opened(script: str = "", start: bool = True) -> Visit:
+            fake = [
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-video-capture={camera}",
+            ]
+            browser = Chromium(*fake)
+            browsers.append(browser)
+            # The drawn faces start by themselves where motion is welcome.
+            motion = "no-preference" if start else "reduce"
+            browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": motion}])
+            browser.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+            browser.open(server.address)
+            return Visit(browser, server)
+
+        yield opened
+        for browser in browsers:
+            browser.close()
+        server.shutdown()
+
+
+def pictures(seen: list[dict[str, Any]]) -> list[NDArray[np.uint8]]:
+    frames = []
+    for each in seen:
+        rgba = np.frombuffer(base64.b64decode(each["data"]), np.uint8).reshape(*each["size"], 4)
+        assert (rgba[..., 3] == 255).all()
+        frames.append(np.ascontiguousarray(rgba[..., :3]))
+    return frames
+
+
+def by_python(pretrained: Pretrained, seen: list[dict[str, Any]], rwr: bool) -> NDArray[np.float64]:
+    """Landmarks of the frames that the page saw, from the square that it began with; filtered with RwR."""
+    tracker = Tracker(pretrained.model, pretrained.crop_scale, TrackingSettings(rwr=rwr), pretrained.layout)
+    smooth = make_filter("face-frame", pretrained.layout)
+    state = FaceState(SquareBox(**seen[0]["rwr" if rwr else "stills"]["square"]))
+    found = []
+    for each, frame in zip(seen, pictures(seen), strict=True):
+        (estimate,) = tracker.step([frame], [state])
+        assert estimate.lost is None
+        if rwr and estimate.reset:
+            smooth.reset()
+        found.append(smooth.step(estimate.points, estimate.std, each["dt"]) if rwr else estimate.points)
+    return np.stack(found).astype(np.float64)
+
+
+@pytest.mark.parametrize("source", ["camera", "drawn"])
+def test_landmarks_in_the_browser_are_those_of_python(
+    source: str, visit: Callable[..., Visit], pretrained: Pretrained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit(COLLECT, start=False)
+    page.status("Ready")
+    page.click(source)
+    page.browser.wait_for(f"window.seen.length === {FRAMES}", 240)
+    seen = page.browser.evaluate("window.seen")
+    assert all(each["rwr"]["lost"] is None and each["stills"]["lost"] is None for each in seen)
+    frames = pictures(seen)
+    assert np.abs(frames[0].astype(int) - frames[-1]).max() > 20  # the face moves
+    stills = np.array([each["stills"]["points"] for each in seen]).reshape(FRAMES, -1, 2)
+    smoothed = np.array([each["smoothed"] for each in seen]).reshape(FRAMES, -1, 2)
+    worst = {"stills": np.abs(stills - by_python(pretrained, seen, False)).max()}
+    worst["rwr"] = np.abs(smoothed - by_python(pretrained, seen, True)).max()
+    rate = page.text("rate")
+    with capsys.disabled():
+        print(f"\n{source}: {worst['stills']:.4f} px (stills), {worst['rwr']:.4f} px (RwR and filter), {rate} frames/s")
+    assert max(worst.values()) < 0.5, worst
+    assert np.abs(smoothed - stills).max() > 0.1  # the two sides are not the same thing
+    assert page.complaints() == []
+
+
+def test_nothing_leaves_the_machine(visit: Callable[..., Visit]) -> None:
+    page = visit()
+    page.status("Following a face in a drawn face.")
+    elsewhere = [url for url in page.requests() if not url.startswith((page.server.address, "blob:", "data:", "about:"))]
+    assert page.requests() and elsewhere == []
+    assert page.complaints() == []
+    # Another port of this very machine is another server.
+    other = f"http://127.0.0.1:{page.server.port % 60_000 + 1}/"
+    for attempt in (f"fetch('{other}')", f"import('{other}x.js')"):
+        assert page.browser.evaluate(f"{attempt}.then(() => 'sent', () => 'refused')") == "refused"
+    blocked = [str(c) for c in page.complaints() if "violates the following Content Security Policy" in str(c)]
+    assert any("connect-src" in c for c in blocked) and any("script-src" in c for c in blocked)
+    assert page.browser.evaluate("crossOriginIsolated") is True
+
+
+def test_every_control_works_with_the_keyboard_and_has_a_name(visit: Callable[..., Visit]) -> None:
+    page = visit()
+    page.status("Following a face in a drawn face.")
+    tree = page.browser.call("Accessibility.getFullAXTree")["nodes"]
+    controls = {
+        node["name"]["value"]: node["role"]["value"]
+        for node in tree
+        if node.get("role", {}).get("value") in ("button", "slider", "checkbox", "link") and not node["ignored"]
+    }
+    assert "" not in controls
+    sliders = [name for name, role in controls.items() if role == "slider"]
+    assert [name.split(" a")[0].split(" s")[0] for name in sliders] == ["Evaluations", "Filter"]
+    assert {"Drawn face", "Camera", "Pause", "Choose the face"} <= controls.keys()
+    order = []
+    for _ in range(12):
+        page.browser.press("Tab")
+        order.append(page.browser.evaluate("document.activeElement.id"))
+    wanted = ["drawn", "camera", "file", "choose", "pause", "evaluations", "strength", "lens"]
+    start = order.index("drawn")
+    assert (order[start:] + order[:start])[: len(wanted)] == wanted or order[start : start + len(wanted)] == wanted
+    page.browser.evaluate("document.getElementById('evaluations').focus()")
+    page.browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
+    assert page.text("evaluations-value") == "2"
+
+
+def test_a_face_is_chosen_with_keys(visit: Callable[..., Visit]) -> None:
+    page = visit()
+    page.status("Following a face in a drawn face.")
+    page.browser.evaluate(
+        "document.addEventListener('ldeq-frame', ({ detail }) => { window.reset = detail.rwr?.reset ?? window.reset; })"
+    )
+    page.click("choose")
+    page.status("Arrow keys move the box", 10)
+    assert page.browser.evaluate("document.activeElement.id") == "right"
+    for key in ("ArrowLeft", "ArrowRight", "+", "-"):
+        page.browser.press(key)
+    page.browser.press("Enter")
+    page.browser.wait_for("window.reset === 'start'")
+    page.status("Following a face in a drawn face.")
+
+
+def test_a_box_without_a_face_is_told(visit: Callable[..., Visit]) -> None:
+    page = visit()
+    page.status("Following a face in a drawn face.")
+    page.click("pause")
+    assert page.text("pause") == "Play"
+    place = page.browser.evaluate("(({ left, top }) => [left, top])(document.getElementById('left').getBoundingClientRect())")
+    x, y = (value + 3 for value in place)
+    page.browser.evaluate(
+        "window.lines = []; new MutationObserver(() => window.lines.push(document.getElementById('status').textContent))"
+        ".observe(document.getElementById('status'), { childList: true }); 1"
+    )
+    for kind, way in (("mousePressed", 0), ("mouseMoved", 25), ("mouseMoved", 50), ("mouseReleased", 50)):
+        page.browser.call("Input.dispatchMouseEvent", type=kind, x=x + way, y=y + way, button="left", buttons=1, clickCount=1)
+    page.click("pause")
+    page.browser.wait_for("window.lines.some((line) => line.startsWith('No face in this box: '))")
+    # It then looks about the middle by itself, where the face is.
+    page.status("Following a face in a drawn face.")
+
+
+def test_a_picture_is_opened_and_what_is_no_picture_is_told(
+    visit: Callable[..., Visit], whole_page: Path, tmp_path: Path
+) -> None:
+    page = visit(start=False)
+    page.status("Ready")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    document = page.browser.call("DOM.getDocument")["root"]["nodeId"]
+    node = page.browser.call("DOM.querySelector", nodeId=document, selector="#file")["nodeId"]
+    page.browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(tmp_path / "broken.mp4")])
+    assert (
+        page.status("Cannot open broken.mp4: ") == "Cannot open broken.mp4: this browser cannot play it. Choose another source."
+    )
+    page.browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(whole_page / "demo" / "0" / "000.jpg")])
+    page.status("Following a face in 000.jpg.")
+
+
+@pytest.mark.skipif("LDEQ_SCREENSHOTS" not in os.environ, reason="LDEQ_SCREENSHOTS names no folder for pictures of the page")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_pictures_of_the_page(scheme: str, width: int, visit: Callable[..., Visit]) -> None:
+    page = visit(start=False)
+    page.status("Ready")
+    page.browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.browser.call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
+    page.click("drawn")
+    page.status("Following a face")
+    page.browser.wait_for("parseInt(document.getElementById('rate').textContent) >= 0")
+    folder = Path(os.environ["LDEQ_SCREENSHOTS"])
+    page.browser.screenshot(folder / f"web-{scheme}-{width}.png")
+    assert page.browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
