@@ -68,9 +68,8 @@ def test_a_crop_is_the_one_that_python_makes(scripts: Scripts, size: int) -> Non
 
 def test_a_crop_follows_as_in_python(scripts: Scripts) -> None:
     rng = np.random.default_rng(1)
-    current, target = (
-        [SquareBox.about(*rng.uniform(50, 60, 2), float(rng.uniform(80, 100))) for _ in range(20)] for _ in range(2)
-    )
+    low, high = (50, 50, 80), (60, 60, 100)
+    current, target = ([SquareBox.about(*map(float, rng.uniform(low, high))) for _ in range(20)] for _ in range(2))
     target += [current[0]]
     current += [current[0]]
     given = [[dataclasses.asdict(a), dataclasses.asdict(b)] for a, b in zip(current, target, strict=True)]
