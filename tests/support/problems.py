@@ -5,6 +5,7 @@ Each is a batch of independent samples whose maps differ; `rows` builds the same
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,5 +109,5 @@ PROBLEMS = [
 
 
 def name_of(value: object) -> str:
-    """The name of a case in pytest's list: a function without its address, which is another one in each process."""
-    return str(getattr(value, "__name__", value))
+    """The name of a case in pytest's list: functions without their addresses, which are others in each process."""
+    return re.sub(r"<function (\S+) at 0x[0-9a-f]+>", r"\1", str(value))
