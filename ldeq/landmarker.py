@@ -67,8 +67,8 @@ class Landmarker:
             device: ``"auto"`` takes a GPU where there is one, else ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
             threads: for a model on the CPU, how many torch computes with, in the whole process: a number, or ``"auto"`` for
                 what the container may use and nobody else keeps busy (`ldeq.threads`). None leaves torch's setting alone.
-            engine: what evaluates the network on a CPU: ``"torch"``, or ``"onnxruntime"`` (the extra ``export``). ``"auto"``
-                takes onnxruntime if it is installed. Landmarks agree to 1e-4 of the crop; the solver is the same.
+            engine: what evaluates the network on a CPU: ``"torch"``, or ``"onnxruntime"`` (the extra ``onnxruntime``).
+                ``"auto"`` takes onnxruntime if it is installed. Landmarks agree to 1e-4 of the crop; the solver is the same.
 
         Raises:
             CheckpointError: if there is no such model or the file is damaged.
@@ -78,7 +78,7 @@ class Landmarker:
         if not (threads in (None, "auto") or (isinstance(threads, int) and threads >= 1)):
             raise InputError(f'threads must be "auto", a number from 1 on, or None, got {threads!r}')
         place, choice = resolve_device(device), None
-        chosen = _checked_engine(engine, place)
+        chosen = checked_engine(engine, place)
         if threads is not None and place.type == "cpu":
             count = 0 if threads == "auto" else int(threads)
             choice = ThreadChoice(count, "asked for", count, fixed=True) if count else choose_threads()
@@ -223,7 +223,16 @@ class Landmarker:
         )
 
 
-def _checked_engine(engine: str, device: torch.device) -> str:
+def checked_engine(engine: str, device: torch.device) -> str:
+    """The engine that a name stands for.
+
+    Args:
+        engine: a name of `ENGINES`, or ``"auto"``.
+        device: where the model is.
+
+    Raises:
+        SettingsError: if there is no such engine, or it is not installed, or does not serve the device.
+    """
     if engine == "auto":
         return choose_engine(device)[0]
     if engine not in ENGINES:

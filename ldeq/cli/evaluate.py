@@ -16,6 +16,7 @@ from ..engine.device import resolve_device
 from ..engine.report import REPORT, is_report, markdown_table, write_report
 from ..engine.settings import SettingsError
 from ..engine.weights import Pretrained, find_weights
+from ..landmarker import checked_engine
 from ..models import LDEQ
 from ..threads import apply_threads, choose_threads
 from ..video import evaluation as videos
@@ -59,6 +60,8 @@ class Eval:
     """Loader processes."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
+    engine: str = "torch"
+    """What evaluates the network on a CPU: torch, onnxruntime, or auto, the faster one that is installed (ldeq doctor)."""
     amp: Literal["off", "bf16"] = "off"
     """Autocast, for pictures."""
     rwr: bool = False
@@ -81,10 +84,12 @@ class Eval:
     def run(self) -> int:
         self._check_numbers()
         device = resolve_device(self.device)
+        engine = checked_engine(self.engine, device)
         self._check_report()
         if device.type == "cpu":
             apply_threads(choose_threads())
         pretrained = load_pretrained(self.model, device)
+        pretrained.model.engine = engine
         if is_video_spec(self.data):
             return self._run_videos(pretrained)
         for option in ("rwr", "released", "baseline", "smooth", "jitter"):

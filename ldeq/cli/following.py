@@ -54,6 +54,15 @@ class Pipeline:
     """A shipped model or a ``.safetensors`` file."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
+    engine: str = "auto"
+    """What evaluates the network on a CPU: torch, onnxruntime, or auto, the faster one that is installed (ldeq doctor)."""
+
+    def load(self) -> Landmarker:
+        """
+        Raises:
+            CheckpointError: for the model, and `SettingsError` for the device or the engine.
+        """
+        return Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
 
     def filter_name(self, landmarker: Landmarker) -> str | None:
         """What `smooth` stands for."""

@@ -54,6 +54,8 @@ class Predict:
     """A shipped model or a ``.safetensors`` file."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
+    engine: str = "auto"
+    """What evaluates the network on a CPU: torch, onnxruntime, or auto, the faster one that is installed (ldeq doctor)."""
 
     def run(self) -> int:
         boxes = parse_box(self.box)
@@ -61,7 +63,7 @@ class Predict:
             raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
         pictures, kind = find_pictures(self.images), self._format()
         places = self._places(pictures, kind)
-        landmarker = Landmarker.load(self.model, self.device, threads="auto")
+        landmarker = Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
         if kind:
             check_format(kind, landmarker.layout)
         found: list[Found] = []

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ..engine.console import Console
 from ..engine.interruption import StopRequest
 from ..engine.settings import SettingsError
-from ..landmarker import Landmarker
 from ..video.drawing import Comparison
 from ..video.reading import VideoError, VideoFrame, VideoReader
 from ..video.sources import PictureSequence, camera_rate, open_video
@@ -70,7 +69,7 @@ class Video:
 
     def _follow(self, reader: VideoReader | PictureSequence, console: Console) -> int:
         box = parse_box(self.box)
-        landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device, threads="auto")
+        landmarker = self.pipeline.load()
         with ExitStack() as stack:
             rate = float(reader.rate)
             console.say(
@@ -144,7 +143,7 @@ class Webcam:
             raise VideoError(
                 f"there is no camera {self.camera}, or another program holds it; try --camera 1, or: ldeq video FILE"
             )
-        landmarker = Landmarker.load(self.pipeline.model, self.pipeline.device, threads="auto")
+        landmarker = self.pipeline.load()
         rate, word = camera_rate(capture.get(cv2.CAP_PROP_FPS))
         if word:
             console.warn(word)

@@ -190,7 +190,7 @@ class DEQ(nn.Module):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling() and z0.is_inference():
             z0 = z0.clone()  # autograd may not keep a tensor made in inference mode
         if self.gradient == "unrolled":
-            with self._parts().one_solve():
+            with self._parts(x).one_solve():
                 sol = self._iterate(f, z0, x, max_iter, structure)
                 return (f(sol.value, x) if self.final_evaluation else sol.value), sol
         elsewhere = _recorded_elsewhere(z0)
@@ -217,7 +217,7 @@ class DEQ(nn.Module):
         self, f: Cell, z0: Tensor, x: Any, max_iter: int | None, structure: Structure | None
     ) -> tuple[Tensor, Solution, AdjointSolve | None]:
         """The solve without a graph, and the evaluations after it. An adjoint solve must then replace the gradient of z."""
-        parts = self._parts()
+        parts = self._parts(x)
         with parts.one_solve():
             recording = torch.is_grad_enabled() and not torch.compiler.is_exporting()
             seen = _Seen(f, self._marks(max_iter)) if recording and self.n_states > 1 else None
@@ -279,8 +279,9 @@ class DEQ(nn.Module):
         with _plain_under_transform():
             return self.solver(Injected(f, x), z0, **options)
 
-    def _parts(self) -> Parts:
-        return Parts(self.modules())
+    def _parts(self, x: Any) -> Parts:
+        # An injection may bring its own way to evaluate the cell, whose modules are not called then.
+        return Parts(() if getattr(x, "calls_no_modules", False) else self.modules())
 
     def _marks(self, max_iter: int | None) -> list[int]:
         """After which evaluations a state is wanted."""

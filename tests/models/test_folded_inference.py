@@ -18,6 +18,7 @@ from ldeq.models import LDEQ, LDEQConfig
 from ldeq.models.inference import engine as engines
 from ldeq.models.inference.onnxruntime_engine import onnxruntime_missing
 from ldeq.models.inference.packed import packing_missing
+from ldeq.video.tracking import Tracker, TrackingSettings
 
 pytestmark = pytest.mark.skipif(packing_missing() is not None, reason=str(packing_missing()))
 
@@ -240,6 +241,82 @@ def test_an_engine_that_cannot_run_is_refused_in_a_sentence(monkeypatch: pytest.
     with pytest.raises(SettingsError, match=r"engine 'onnxruntime' cannot run: .* run: pip install X"):
         Landmarker.load("small-68", "cpu", engine="onnxruntime")
     assert Landmarker.load("small-68", "cpu").model.engine == "torch"
+
+
+def test_changes_that_move_no_weight_are_seen_as_well() -> None:
+    """The question whether a copy still holds looks at few things: each of these must be among them."""
+    model, images = make(), pictures()
+
+    def held() -> bool:
+        with torch.no_grad():
+            model(images)
+            return engines._copies[model.cell].snapshot.holds()  # type: ignore[union-attr]
+
+    conv: Any = model.cell.hourglass.skip[0]  # type: ignore[union-attr,index]
+    assert held()
+    snapshot = engines._copies[model.cell].snapshot
+    conv.forward = lambda v: v
+    assert not snapshot.holds()
+    del conv.forward
+    assert snapshot.holds()
+    handle = conv.register_forward_pre_hook(lambda module, arguments: None)
+    assert not snapshot.holds()
+    handle.remove()
+    assert snapshot.holds()
+    conv.bias.data[len(conv.bias) // 2] += 0  # no change of value
+    assert snapshot.holds()
+    nn.utils.parametrize.register_parametrization(conv, "weight", nn.Identity())
+    assert not snapshot.holds()
+    nn.utils.parametrize.remove_parametrizations(conv, "weight")
+    assert held()
+    snapshot = engines._copies[model.cell].snapshot
+    conv.stride = (2, 2)
+    assert not snapshot.holds()
+    conv.stride = (1, 1)
+    assert snapshot.holds()
+    first, second = model.stem.layers[0], model.stem.layers[1]  # type: ignore[index]
+    model.stem.layers[0], model.stem.layers[1] = second, first  # type: ignore[index]
+    assert not snapshot.holds()
+    model.stem.layers[0], model.stem.layers[1] = first, second  # type: ignore[index]
+    assert snapshot.holds()
+
+
+def test_a_folded_solve_asks_no_module_for_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = make(), pictures()
+    with torch.no_grad():
+        model(images)
+        wanted = model(images).z
+        monkeypatch.setattr(model.deq, "modules", lambda: pytest.fail("walked through all modules for one picture"))
+        assert torch.equal(model(images).z, wanted)
+
+
+@pytest.mark.skipif(onnxruntime_missing() is not None, reason="onnxruntime is not installed")
+def test_a_model_that_onnxruntime_cannot_run_says_so_and_answers_rightly() -> None:
+    model, images = make("onnxruntime"), pictures()
+    nn.utils.parametrizations.weight_norm(model.cell.head)
+    sentence = "engine 'onnxruntime' is not used, since cell.head is a .* that the model did not come with; the model's own"
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match=sentence):
+        found = model(images).z
+    torch.testing.assert_close(found, by_modules(model, images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(onnxruntime_missing() is not None, reason="onnxruntime is not installed")
+def test_tracked_landmarks_are_the_same_by_both_engines(drawn: np.ndarray) -> None:
+    """RwR with views and moved crops: the state of one frame goes through the engine into the next."""
+    tracks = []
+    for engine in ("torch", "onnxruntime"):
+        landmarker = Landmarker.load("small-68", "cpu", engine=engine)
+        tracker = Tracker(landmarker.model, settings=TrackingSettings(iters=2, views=4, register=True, check_every=3))
+        states, points = [tracker.start([60, 60, 190, 200])], []
+        for shift in range(5):
+            (estimate,) = tracker.step([np.roll(drawn, 2 * shift, axis=1)], states)
+            points.append((estimate.points, estimate.std, estimate.residual, estimate.evaluations, estimate.score))
+        tracks.append(points)
+    for a, b in zip(*tracks, strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=0, atol=1e-4 * 168)
+        np.testing.assert_allclose(a[1], b[1], rtol=0, atol=1e-4 * 168)
+        assert a[3] == b[3]
+        assert (a[2], a[4]) == pytest.approx((b[2], b[4]), abs=1e-3)
 
 
 @pytest.fixture

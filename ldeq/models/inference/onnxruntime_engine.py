@@ -22,7 +22,7 @@ def onnxruntime_missing() -> str | None:
         try:
             import_module(package)
         except ImportError as error:
-            return f"{package} cannot be imported ({error}); run: pip install 'ldeq[export]'"
+            return f"{package} cannot be imported ({error}); run: pip install 'ldeq[onnxruntime]'"
     return None
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ...ops import heatmap_normalise
 from ..cell import SLOPE
-from .folded import Convolution, Folded
+from .folded import Convolution, Folded, Norm
 from .plain import PlainOperations
 
 
@@ -33,6 +33,7 @@ class PackedOperations(PlainOperations):
         Args:
             folded: its convolutions are packed here.
         """
+        self._convolve = torch.ops.mkldnn._convolution_pointwise.default
         self._kernels = {convolution: _pack(convolution) for convolution in folded.convolutions()}
 
     def convolve(self, v: Tensor, convolution: Convolution, *, activate: bool = False) -> Tensor:
@@ -40,7 +41,11 @@ class PackedOperations(PlainOperations):
         pad = c.kernel.shape[-1] // 2
         how = ("leaky_relu", [SLOPE], "") if activate else ("none", [], "")
         kernel, stride = self._kernels[c], [c.stride, c.stride]
-        return torch.ops.mkldnn._convolution_pointwise(v, kernel, c.bias, [pad, pad], stride, [1, 1], 1, *how)
+        return self._convolve(v, kernel, c.bias, [pad, pad], stride, [1, 1], 1, *how)
+
+    def normalise(self, v: Tensor, norm: Norm) -> Tensor:
+        """Without the checks of `torch.nn.functional`, which take as long as the norm of a small map."""
+        return torch.group_norm(v, norm.groups, norm.scale, norm.shift, norm.eps)
 
     # In place where the operand is nobody else's: for a large batch, fresh memory costs as much as the operation. The fused
     # sum of oneDNN was slower than these three passes.
