@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,16 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from ..data import ImageError, crop_box, draw_landmarks
+from ..data import crop_box, draw_landmarks
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..face import Face
 from ..files import user_path
-from ..inputs import InputError
 from ..label_files import FORMATS, Found, check_format, face_record, write_labels
 from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
+from .json_lines import JsonLines, part_path
+from .labelling import MOST, answers, label
 from .outputs import Outputs
 from .pictures import Picture, find_pictures, output_names
 from .signature import is_signed_png, write_picture
@@ -40,6 +42,11 @@ class Predict:
     """Where the picture with its landmarks goes; a folder for several pictures."""
     json: Path | None = None
     """Where points, deviations, boxes, pose and openings go."""
+    jsonl: Path | None = None
+    """The same for whole data sets, a line a picture, written batch by batch. After a stop or a kill the same command goes on,
+    and under torchrun each process takes a share of the pictures."""
+    batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Pictures that the model sees together."""
     labels: Path | None = None
     """Where the landmarks go as --format says; for pts a folder."""
     format: str | None = None
@@ -61,7 +68,13 @@ class Predict:
         boxes = parse_box(self.box)
         if boxes and self.cropped:
             raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
+        if not 1 <= self.batch <= MOST:
+            raise SettingsError(f"--batch must lie between 1 and {MOST}, got {self.batch}")
         pictures, kind = find_pictures(self.images), self._format()
+        if self.jsonl:
+            return self._label(pictures, boxes)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise SettingsError("several processes share the pictures with --jsonl FILE alone; give it, or start one process")
         places = self._places(pictures, kind)
         landmarker = Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
         if kind:
@@ -69,12 +82,10 @@ class Predict:
         found: list[Found] = []
         failures = 0
         stems = output_names(pictures, "")
-        for picture, stem, drawn in zip(pictures, stems, places, strict=True):
-            try:
-                image = picture.read()
-                faces = landmarker(image, boxes, cropped=self.cropped)
-            except (ImageError, InputError) as error:
-                print(f"skipped: {error if isinstance(error, ImageError) else f'{picture.name}: {error}'}", file=sys.stderr)
+        results = answers(landmarker, pictures, self.batch, boxes, self.cropped)
+        for picture, stem, drawn, (image, faces, fault) in zip(pictures, stems, places, results, strict=True):
+            if image is None:
+                print(f"skipped: {fault}", file=sys.stderr)
                 failures += 1
                 continue
             height, width = image.shape[:2]
@@ -99,16 +110,40 @@ class Predict:
                 print(json.dumps({"image": result.name, "faces": [face_record(face) for face in result.faces]}))
         return 2 if failures else 0
 
+    def _label(self, pictures: list[Picture], boxes: list[list[float]] | None) -> int:
+        """Writes a line a picture, from where an earlier run stopped."""
+        assert self.jsonl is not None
+        for option in ("out", "json", "labels", "format", "converge"):
+            if getattr(self, option):
+                raise SettingsError(f"--jsonl writes a line a picture and nothing else; leave out --{option}")
+        outputs = Outputs()
+        self._protect_inputs(outputs, pictures)
+        rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        target = user_path(self.jsonl)
+        outputs.file("--jsonl", target, part_path(target, rank, world))
+        about = {"model": self.model, "boxes": self.box or ("cropped" if self.cropped else "detector")}
+        return label(
+            list({picture.name: picture for picture in pictures}.values()),
+            JsonLines(target, list(dict.fromkeys(picture.name for picture in pictures)), about, rank, world),
+            lambda: Landmarker.load(self.model, self.device, threads=None if world > 1 else "auto"),
+            self.batch,
+            boxes,
+            self.cropped,
+        )
+
+    def _protect_inputs(self, outputs: Outputs, pictures: list[Picture]) -> None:
+        for picture in pictures:
+            if picture.path is not None:
+                outputs.protect(picture.path, f"the picture {picture.path} itself")
+        outputs.protect(find_weights(self.model), "the file of the model")
+
     def _places(self, pictures: list[Picture], kind: str | None) -> list[Path | None]:
         """Where each picture is drawn, after a check of everything that will be written."""
         several = len(pictures) > 1
         if self.converge and (several or self.converge.suffix.lower() != ".gif"):
             raise SettingsError(f"--converge takes one picture and the name of a .gif file, got {self.converge}")
         outputs = Outputs()
-        for picture in pictures:
-            if picture.path is not None:
-                outputs.protect(picture.path, f"the picture {picture.path} itself")
-        outputs.protect(find_weights(self.model), "the file of the model")
+        self._protect_inputs(outputs, pictures)
         places: list[Path | None] = [None] * len(pictures)
         if self.out:
             places = self._drawings(outputs, pictures, self.out)

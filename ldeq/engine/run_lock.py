@@ -17,7 +17,8 @@ from ..files import cause
 LOCK_NAME = ".lock"
 # Windows locks a range of bytes, which nobody can then read: a byte far behind the text.
 _LOCKED_BYTE = 1 << 20
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a disk answers that knows no locks."""
 
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
@@ -82,11 +83,11 @@ class RunLock:
 
     def _take(self, file: BinaryIO) -> None:
         try:
-            _lock(file)
+            lock_file(file)
         except BlockingIOError:
             raise self._in_use(*_holder(file)) from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise FolderInUse(f"cannot lock {self.path}: {cause(error)}; choose another run.out") from error
             process, host = _holder(file)
             if host == socket.gethostname() and process != os.getpid() and _alive(process):
@@ -98,7 +99,7 @@ class RunLock:
         return FolderInUse(f"{who} trains in {self.folder}; wait for it or stop it, or choose another run.out")
 
 
-def _lock(file: BinaryIO) -> None:
+def lock_file(file: BinaryIO) -> None:
     """Locks a file for its process without waiting.
 
     Raises:
