@@ -190,7 +190,7 @@ class Landmarker:
             rwr: recurrence without recurrence, each frame from the last one's state; off solves each frame alone.
             iters: cell evaluations a frame with RwR. Fewer remember more.
             smooth: a causal filter for each face: a name of `ldeq.video.filters`, with settings if wanted, as in
-                ``"one-euro,beta=20,mouth.beta=60"``; a function that makes one; None for none.
+                ``"one-euro,min_cutoff=5,mouth.beta=60"``; a function that makes one; None for none.
             boxes: `(N, 4)` tight boxes of the faces in the first frame, instead of the detector.
             detector: ``"haar"``, ``"yunet:FILE"``, or a function from picture to boxes.
             detect_every: frames between two searches for faces that came in; 0 searches only where there is no face.

@@ -43,7 +43,7 @@ class Pipeline:
     """Ways in which each face is looked at, 1, 2 or 4: 4 flicker least, and cost as much as each frame alone."""
     smooth: str = "auto"
     """auto, none, or a causal filter: ema, one-euro, mediapipe (its settings), savgol-causal, face-frame. With settings if
-    wanted, for parts of the face, too: one-euro,beta=20,mouth.beta=60."""
+    wanted, for parts of the face, too: one-euro,min_cutoff=5,mouth.beta=60."""
     detector: str = "haar"
     """haar, or yunet:FILE with a YuNet ONNX file."""
     detect_every: int = 0

@@ -1,6 +1,10 @@
 """The classic filters, each coordinate on its own in the image: what a filter in the face's frame has to beat.
 
 None of them looks at the model's standard deviations.
+
+Their defaults are those tuned behind each frame alone, for the least flicker at which the error is no larger than without a
+filter (docs/results/video/tuned.json). They smooth little: what flickers on a moving face is the error of the model, not noise,
+and a stronger filter lags, which counts as flicker and as error. Lower cutoffs suit a face that rests.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from .base import Array, CausalFilter, WholeTrackFilter, face_size, smoothing_ga
 
 @dataclass(frozen=True)
 class EMASettings:
-    cutoff: float = 10.0
-    """Hz; lower is smoother, infinity passes everything. At 30 frames a second 10 Hz is a gain of 0.68."""
+    cutoff: float = 100.0
+    """Hz; lower is smoother, infinity passes everything. At 30 frames a second 100 Hz is a gain of 0.95, 10 Hz one of 0.68."""
 
     def __post_init__(self) -> None:
         positive(self, "cutoff")
@@ -41,9 +45,9 @@ class EMA(CausalFilter):
 
 @dataclass(frozen=True)
 class OneEuroSettings:
-    min_cutoff: float = 5.0
+    min_cutoff: float = 80.0
     """Hz at rest."""
-    beta: float = 10.0
+    beta: float = 1.0
     """Hz added per face size a second of speed (face size: sqrt(w h) of the landmarks' extent)."""
     derivative_cutoff: float = 1.0
     """Hz of the low-pass of the speed."""
@@ -106,10 +110,11 @@ class MediaPipeOneEuro(OneEuro):
 
 @dataclass(frozen=True)
 class SavitzkyGolaySettings:
-    window: int = 7
+    window: int = 5
     """Frames; odd for the filter that looks ahead."""
-    order: int = 2
-    """Degree of the polynomial, below `window`."""
+    order: int = 3
+    """Degree of the polynomial, below `window`. No pair but those that change nothing lowers flicker behind each frame alone at
+    equal error. This one is tuned behind two views of a frame."""
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -160,7 +165,7 @@ class SavitzkyGolay(WholeTrackFilter):
 
 @dataclass(frozen=True)
 class GaussianSettings:
-    sigma: float = 0.05
+    sigma: float = 0.015
     """Seconds."""
 
     def __post_init__(self) -> None:
