@@ -148,3 +148,41 @@ def test_weights_with_a_damaged_layout_end_in_a_sentence(make_settings: Make, tm
     entries["layout_definition"]["mirror"] = [[0, 9]]
     with pytest.raises(DataError, match=r"w.safetensors is no layout: mirror: there is no landmark 9"):
         layout_in(entries, Path("w.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "coco"])
+def test_a_start_from_the_shipped_weights_learns_other_landmarks_in_seconds(kind: str, tmp_path: Path) -> None:
+    """Five points from a table and 106 from COCO keypoints: the commands of the document, and an error that falls."""
+    folder = tmp_path / "faces"
+    points = draw(folder, 12, 128)
+    if kind == "csv":
+        document, chosen = yaml.safe_load(blocks("yaml")[0]), [p[FIVE] for p in points]
+    else:
+        document = layout_document(WFLW98) | {"name": "mine-106", "landmarks": 106, "parts": {}, "openings": {}}
+        # Eight more in the middle of the face, which are their own mirror images.
+        middle = [p[51] + np.linspace(0, 1, 8)[:, None] * (p[16] - p[51]) for p in points]
+        chosen = [np.concatenate([p, more]).astype(np.float32) for p, more in zip(points, middle, strict=True)]
+    layout = layout_from(document, "here")
+    (folder / "layout.yaml").write_text(yaml.safe_dump(document))
+    faces = FaceSet("mine", layout, [FaceRecord(folder / f"face{i:03d}.png", p) for i, p in enumerate(chosen)])
+    spec = f"csv:{write_csv(folder / 'l.csv', faces)}" if kind == "csv" else f"coco:{write_coco(folder / 'l.json', faces)}"
+    settings = {
+        "model": {"preset": "small", "landmarks": layout.count},
+        "data": {"train": [spec], "val": [spec], "workers": 0, "cache": True, "augmentation": "none"},
+        "optim": {"ema": 0.0, "lr": 5e-3, "warmup": 0.2},
+        "run": {"out": str(tmp_path / "run"), "start": "small-68", "epochs": 8, "batch": 4, "log_every": 1, "device": "cpu"},
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["train", str(tmp_path / "train.yaml")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    errors = [line["nme"] for line in lines if "val" not in line]
+    assert len(errors) == 24
+    assert np.mean(errors[-3:]) < 0.5 * errors[0]
+    target = tmp_path / "out.json"
+    model = ["--model", str(tmp_path / "run" / "best.safetensors"), "--cropped", "--json", str(target)]
+    assert main(["predict", str(folder / "face000.png"), *model]) == 0
+    (face,) = json.loads(target.read_text())["images"][0]["faces"]
+    found = np.array(face["points"])
+    assert found.shape == (layout.count, 2)
+    # Points of their own, and not the middle of the face many times.
+    assert len(np.unique(found.round(1), axis=0)) > 0.8 * layout.count
