@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ _ROOM = 40
 # Paths that stand for an open descriptor: whoever opened it reads from it, whatever lies at the other end.
 _DESCRIPTORS = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
 _DESCRIPTOR_FOLDERS = ("/dev/fd", "/proc/self/fd")
+
+# Two letters at least, as one letter is a drive; one slash, as `Path` makes one of two.
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+:)/", re.IGNORECASE)
 
 _numbers = itertools.count()
 
@@ -39,7 +43,8 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         The path. It need not exist.
 
     Raises:
-        FileError: if it holds a NUL character, has a part of more than 255 bytes, or names the home folder of nobody.
+        FileError: if it holds a NUL character, has a part of more than 255 bytes, names the home folder of nobody, or is an
+            address such as ``https://...``.
     """
     name = os.fspath(text)
     if "\0" in name:
@@ -48,6 +53,9 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         os.fsencode(name)
     except UnicodeEncodeError:
         raise FileError(f"the path {name!r} holds a character that no file name has; remove it") from None
+    address = _ADDRESS.match(name)
+    if address and not os.path.isdir(address[1]):
+        raise FileError(f"{name} is an address, and a file is needed here; save it as a file, and give the name of that")
     for part in Path(name).parts:
         if len(os.fsencode(part)) > LONGEST_NAME:
             raise FileError(f"the name {part[:20]}... has more than {LONGEST_NAME} bytes; choose a shorter one")

@@ -96,7 +96,7 @@ def _open(path: Path, limit: int) -> BinaryIO:
             raise DataError(f"{path} has {status.st_size} bytes, more than the {limit} that are read: split it into several.")
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}.") from error
+        raise DataError(f"cannot read {path}: {(error.strerror or str(error)).lower()}; check the path.") from error
 
 
 def _without_mark(path: Path, data: bytes) -> bytes:

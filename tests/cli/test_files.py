@@ -197,6 +197,8 @@ def test_threads_that_write_one_file_leave_one_whole_file(tmp_path: Path) -> Non
         ("~nobody/x.png", "names a home folder that does not exist"),  # its home is named, and is not there
         ("x" * 300, "has more than 255 bytes"),
         ("deep/" + "é" * 130 + "/x.png", "has more than 255 bytes"),
+        ("https://host/x.png", "is an address, and a file is needed here"),
+        (str(Path("s3://bucket/x.png")), "is an address"),  # of which a path has left one slash
     ],
 )
 def test_a_path_that_cannot_be_is_refused_in_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:

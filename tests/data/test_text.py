@@ -74,7 +74,7 @@ def test_pipes_devices_and_folders_are_refused_without_waiting(read: Callable[[P
         (tmp_path / "pipe", "is not a plain file"),
         (Path("/dev/zero"), "is not a plain file"),
         (tmp_path, "is a folder"),
-        (tmp_path / "nowhere", "cannot read .*nowhere: No such file"),
+        (tmp_path / "nowhere", "cannot read .*nowhere: no such file or directory; check the path"),
         (Path(tmp_path / "nul\0"), "NUL"),
         (Path("~nobody-of-this-name/list.txt"), "names a home folder that does not exist"),
         (tmp_path / ("x" * 300), "more than 255 bytes"),
