@@ -142,7 +142,8 @@ def check_places(outputs: dict[str, Path | None], pipeline: Pipeline, inputs: Se
     for option, output in outputs.items():
         if output is not None:
             target = checked_path(output) if option == "-o" else user_path(output)
-            guard.file(option, output, partial_path(target) if option == "-o" else landmarks_partial(target))
+            draws = option == "-o"
+            guard.file(option, output, partial_path(target) if draws else landmarks_partial(target), media=draws)
 
 
 @contextmanager

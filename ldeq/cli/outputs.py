@@ -17,6 +17,10 @@ from .signature import is_signed_png
 # Enough to find out that a disk is full.
 _PROBE = bytes(1 << 14)
 
+# Suffixes of what people keep once and cannot make again.
+_MEDIA = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic"))
+_MEDIA |= frozenset((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm"))
+
 Identity = tuple[object, ...]
 
 
@@ -52,19 +56,22 @@ class Outputs:
         """Names a folder of data: new files may go there, but no file that is there already may be replaced."""
         self._folders.append((Path(os.path.realpath(user_path(path))), what))
 
-    def file(self, option: str, path: str | os.PathLike[str], partial: Path | None = None) -> Path:
+    def file(self, option: str, path: str | os.PathLike[str], partial: Path | None = None, media: bool = False) -> Path:
         """A file that the command writes.
 
         Args:
             option: what names it, for the sentence, such as ``"--json"``.
             path: the file.
             partial: where it grows until it is whole, if not under a name of its own.
+            media: whether what is written is itself a picture or a video. Anything else replaces none: a pattern that the
+                shell expands, as in ``--json *.jpg``, names the first photo as the output.
 
         Returns:
             The path, with ``~`` replaced.
 
         Raises:
-            SettingsError: if it is an input, another output, a folder, a pipe or a socket, or cannot be written.
+            SettingsError: if it is an input, another output, a folder, a pipe or a socket, a picture or a video in the place
+                of something else, or cannot be written.
             FileError: if the path cannot be one.
         """
         target = user_path(path)
@@ -79,6 +86,8 @@ class Outputs:
         self._claim(option, target, target)
         if partial is not None:
             self._claim(option, target, partial)
+        if not media and target.suffix.lower() in _MEDIA and target.exists():
+            raise SettingsError(f"{option} {target} would replace a picture or a video; choose a name with another suffix")
         _check_place(option, target)
         return target
 
@@ -92,7 +101,7 @@ class Outputs:
         target = user_path(path)
         if not target.is_dir() and not is_special(target) and not _can_be_encoded(target.suffix):
             raise SettingsError(f"{option} {target} must end in the suffix of a picture; choose .png or .jpg")
-        return self.file(option, path)
+        return self.file(option, path, media=True)
 
     def new_folder(self, option: str, path: str | os.PathLike[str]) -> Path:
         """A folder that the command fills, and that must be empty or absent.
@@ -119,7 +128,7 @@ class Outputs:
         if folder.exists() and not folder.is_dir():
             raise SettingsError(f"{option} {folder} is a file; give the name of a folder")
         for name in names:
-            self.file(option, folder / name)
+            self.file(option, folder / name, media=True)
         return folder
 
     def _check_folders(self, option: str, target: Path) -> None:

@@ -150,7 +150,7 @@ class Predict:
         if self.json:
             outputs.file("--json", self.json)
         if self.converge:
-            outputs.file("--converge", self.converge)
+            outputs.file("--converge", self.converge, media=True)
         if self.labels and kind:
             self._check_labels(outputs, pictures, self.labels, kind)
         return places

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,28 @@ def test_two_outputs_of_one_name_are_refused(face: Path, tmp_path: Path, refused
     (tmp_path / "y.gif").symlink_to(tmp_path / "x.png")
     told = refused("predict", face, "-o", tmp_path / "x.png", "--converge", tmp_path / "y.gif")
     assert "is where -o goes, too" in told
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", ["other.jpg", "holiday.MP4"])
+@pytest.mark.parametrize("command", ["predict face --json", "predict face --labels", "export --torch-export", "export --onnx"])
+def test_a_picture_that_a_shell_put_behind_an_option_is_not_replaced(
+    command: str, name: str, face: Path, tmp_path: Path, refused: Refused
+) -> None:
+    photo = tmp_path / name
+    photo.write_bytes(b"a photo")
+    form = ["--format", "csv"] if "--labels" in command else []
+    words = [face if word == "face" else word for word in command.split()]
+    assert "would replace a picture or a video" in refused(*words, photo, *form)
+    assert photo.read_bytes() == b"a photo"
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_address_as_an_output_is_refused(face: Path, tmp_path: Path, monkeypatch: Any, refused: Refused) -> None:
+    monkeypatch.chdir(tmp_path)
+    for option in ("-o", "--json", "--labels"):
+        assert "is an address" in refused("predict", face, option, "https://host/x.csv")
+    assert not (tmp_path / "https:").exists()
 
 
 @pytest.mark.usefixtures("no_work")
