@@ -138,6 +138,8 @@ class Landmarker:
             raise ArgumentError("give boxes or cropped=True, not both")
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes must hold one list for each of the {len(images)} pictures, got {len(boxes)}")
+        if refine is not None and (isinstance(refine, bool) or not hasattr(refine, "__index__") or refine < 0):
+            raise ArgumentError(f"refine must be a number of times, 0 or more, got {refine!r:.60}")
         if refine is None:
             refine = 2 if boxes is None and not cropped else 0
         pictures = [_pixels(image) for image in images]
@@ -211,6 +213,8 @@ class Landmarker:
                     f"the {name} filter looks at later frames, which a stream does not have; choose a causal one"
                 )
             smooth = lambda: filter_from_text(name, self.layout)  # noqa: E731
+        elif smooth is not None and not callable(smooth):
+            raise ArgumentError(f"smooth must be the name of a filter, a function that makes one, or None, got {smooth!r:.60}")
         return Stream(
             tracker,
             self.layout,

@@ -214,3 +214,14 @@ def test_a_number_too_large_for_a_float_is_no_box() -> None:
 def test_boxes_of_complex_numbers_do_not_lose_their_imaginary_parts(boxes: Any) -> None:
     with pytest.raises(InputError, match=r"boxes must have shape \(N, 4\)"):
         checked_boxes(boxes)
+
+
+@pytest.mark.parametrize("refine", [-1, 1.5, True, "2"])
+def test_a_refinement_that_is_no_count_is_told(refine: Any, lm: Landmarker) -> None:
+    with pytest.raises(LdeqError, match="refine must be a number of times, 0 or more"):
+        lm(IMAGE, boxes=BOX, refine=refine)
+
+
+def test_no_device_at_all_is_told() -> None:
+    with pytest.raises(LdeqError, match="unknown device None; use one of auto"):
+        Landmarker.load("small-68", device=None)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise SettingsError(f"unknown device {name!r}; use one of {', '.join(known_devices())}") from None
     if device.type == "cpu":
         return torch.device("cpu")

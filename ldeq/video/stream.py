@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Stream:
                 face.id, face.points, face.reset
     ```
 
-    What it keeps does not grow with the number of frames.
+    What it keeps does not grow with the number of frames. Threads may share it: frames are taken one after the other.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Stream:
         self._clock = _Clock(fps)
         self._searched: int | None = None
         self.frames = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Stream:
         return self
@@ -142,7 +144,10 @@ class Stream:
                 the caller's returned, or a time that is not finite or does not advance. The frame is then left out, and the
                 stream goes on with the next one. A clock that was set back is refused once and followed from there.
         """
-        frame = checked_picture(frame, "frame must be")
+        with self._lock:
+            return self._next(checked_picture(frame, "frame must be"), time)
+
+    def _next(self, frame: NDArray[np.uint8], time: float | None) -> list[Face]:
         if self._first is not None:
             boxes, self._first = self._first, None  # boxes that are refused are refused once
             self._first = checked_boxes(boxes, frame.shape)
@@ -194,12 +199,18 @@ class Stream:
             track = _Track(
                 None if known is None else known.id,
                 self.tracker.start(box, refine),
-                self.smooth() if self.smooth is not None else None,
+                self._new_filter(),
                 reason if known is None else f"lost: {known.reason}",
                 None if known is None else known.box,
             )
             found.append(track)
         return found
+
+    def _new_filter(self) -> PointFilter | None:
+        made = None if self.smooth is None else self.smooth()
+        if made is not None and not (hasattr(made, "step") and hasattr(made, "reset")):
+            raise InputError(f"smooth must make filters with the methods step and reset, it made {made!r:.60}")
+        return made
 
     def _step(self, frame: NDArray[np.uint8], tracks: list[_Track]) -> list[tuple[_Track, Estimate]]:
         """Takes tracks one frame further, and forgets those that are lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,20 @@ def test_bad_arguments_are_named(lm: Landmarker, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="after that of the last one, got 1.0"):
         stream(np.zeros((40, 40, 3), np.uint8), 1.0)
     assert make_detector("haar") is detect_faces
+
+
+def test_threads_that_share_a_stream_all_find_the_face(lm: Landmarker) -> None:
+    image, points = drawn(1)
+    with lm.stream(boxes=[tight(points)], max_faces=1) as stream, ThreadPoolExecutor(4) as pool:
+        faces = list(pool.map(lambda _: stream(image), range(8)))
+    assert [[face.id for face in found] for found in faces] == [[0]] * 8
+    assert stream.frames == 8
+
+
+@pytest.mark.parametrize(("smooth", "says"), [(3, "smooth must be the name"), (object, "with the methods step and reset")])
+def test_what_makes_no_filter_is_told(smooth: Any, says: str, lm: Landmarker) -> None:
+    with pytest.raises(InputError if smooth is object else ValueError, match=says):
+        lm.stream(smooth=smooth, boxes=[[50, 50, 200, 200]])(drawn(1)[0])
 
 
 def test_the_box_behind_yunets_points_is_the_landmarks_box() -> None:
