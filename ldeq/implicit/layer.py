@@ -126,6 +126,11 @@ class DEQ(nn.Module):
             raise ArgumentError(f"tau must lie in (0, 1], got {tau}")
         if tau != 1 and gradient != "jfb" and n_states == 1:
             raise ArgumentError(f"tau = {tau} has no effect with gradient {gradient!r} and n_states 1; leave it at 1")
+        if not callable(cell):
+            raise ArgumentError(f"cell must be a module or a function of z and x, got {type(cell).__name__}")
+        for name, chosen in (("solver", solver), ("backward_solver", backward_solver)):
+            if chosen is not None or name == "solver":
+                _check_solver(name, chosen)
         self.cell = cell
         self.modules_of_cell, self.parameters_of_cell = _registered(params)
         # Options out of range are told here and not at the first call.
@@ -382,3 +387,17 @@ def _backward_solver(chosen: Solver) -> Solver:
 def _recorded_elsewhere(tensor: Tensor) -> bool:
     """Whether a graph or a compiler is at work that this layer is part of."""
     return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _check_solver(name: str, chosen: Any) -> None:
+    """
+    Raises:
+        ValueError: for what is no solver: its first call would fail, long after it was given.
+    """
+    kind = chosen.func if isinstance(chosen, partial) else chosen
+    if isinstance(kind, type):
+        raise ArgumentError(f"{name} must be a solver and not its class; write {kind.__name__}(...)")
+    if not callable(chosen):
+        raise ArgumentError(
+            f"{name} must be Anderson(...), FixedPoint(...), Broyden(...) or a function of f and z0, got {chosen!r:.60}"
+        )

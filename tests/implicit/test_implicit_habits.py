@@ -101,6 +101,11 @@ def test_named_parameters_are_parts_of_the_layer() -> None:
     [
         ({"solver": partial(anderson, m=-4)}, "m must lie in"),
         ({"backward_solver": partial(anderson, tol=-1.0)}, "tol must be"),
+        ({"solver": Anderson}, r"not its class; write Anderson\(...\)"),
+        ({"solver": partial(Anderson, m=4)}, r"not its class; write Anderson\(...\)"),
+        ({"backward_solver": Anderson}, "backward_solver must be a solver and not its class"),
+        ({"solver": "anderson"}, "or a function of f and z0, got 'anderson'"),
+        ({"solver": None}, "got None"),
         ({"tau": 0.0}, r"tau must lie in \(0, 1\]"),
         ({"tau": 0.5}, "tau = 0.5 has no effect"),
         ({"n_states": 0}, "n_states must be >= 1"),
@@ -114,6 +119,11 @@ def test_named_parameters_are_parts_of_the_layer() -> None:
 def test_a_misuse_is_told_at_construction(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         DEQ(TanhCell(), **options)
+
+
+def test_a_cell_that_cannot_be_called_is_told_at_construction() -> None:
+    with pytest.raises(ValueError, match="cell must be a module or a function of z and x, got NoneType"):
+        DEQ(None)  # type: ignore[arg-type]
 
 
 # --- once a solve ----------------------------------------------------------------------------------------------------------
