@@ -21,6 +21,9 @@ is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 # Numbers of a tensor that are compared if its writes are not counted.
 SAMPLED = 64
 
+# Calls of a solve whose argument is compared in any case. One is not enough: zeros stay zeros if f multiplies them.
+CALLS_SAMPLED = 2
+
 
 class MapError(LdeqError, ValueError):
     """An f that returns what is no value, changes its argument, or changes what the solve still holds of it."""
@@ -33,6 +36,7 @@ class Evaluation:
         self._f, self._shape = f, shape
         self._held: list[_Held] = []
         self._watches = True
+        self._calls = 0
         # Whether nothing is differentiated or mapped, so that an alias may be taken the quick way.
         self.plain = False
 
@@ -47,7 +51,8 @@ class Evaluation:
         shape = self._shape if x.shape[0] == self._shape[0] else torch.Size((x.shape[0], *self._shape[1:]))
         # An alias in any case: what f may do to the tensor itself, such as .requires_grad_(), is not done to the solver's.
         given = x.detach() if self.plain and x.shape == shape else x.reshape(shape)
-        argument = _Watched(given, sampled=not self._held) if self._watches else None
+        argument = _Watched(given, sampled=self._calls < CALLS_SAMPLED) if self._watches else None
+        self._calls += 1
         fx = self._f(given)
         if not isinstance(fx, Tensor):
             raise MapError(f"f must return a tensor, it returned {type(fx).__name__}")
@@ -109,7 +114,7 @@ class _Watched:
     def __init__(self, t: Tensor, sampled: bool = False) -> None:
         self.t = t
         self._version = -1 if t.is_inference() else t._version
-        # Writes through `.data` or NumPy are not counted: an argument is also compared once a solve.
+        # Writes through `.data` or NumPy are not counted: the first arguments of a solve are also compared.
         self._sample = _sample(t) if sampled or self._version < 0 else None
 
     def written(self) -> bool:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 
+is_batched = torch._C._functorch.is_batchedtensor
+
 # A batch up to this size is counted as a list on a CPU: a kernel would take longer.
 LISTED = 256
 
@@ -47,6 +49,10 @@ class Poll:
         """
         if not self.every or (step + 1) % self.every:
             return None
+        if is_batched(active):
+            raise ArgumentError(
+                f"check_every must be 0 under torch.vmap, got {self.every}: the host cannot look at one of the mapped solves"
+            )
         if not self.lags:
             return sum(active.tolist()) if len(active) <= LISTED else int(active.sum())
         total = active.sum()

@@ -66,6 +66,13 @@ def test_an_argument_changed_behind_the_count_of_writes_is_refused(f: Map, solve
 
 @each_solver
 @each_backend
+def test_a_change_that_a_start_of_zeros_hides_is_seen_at_the_next_call(solver: Solver, backend: str) -> None:
+    with use_backend(backend), pytest.raises(ValueError, match="f changed"):
+        solver(writes_through_numpy, torch.zeros(2, 5))
+
+
+@each_solver
+@each_backend
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(

@@ -426,3 +426,15 @@ def test_on_step_sees_every_evaluation_of_the_samples_still_held(solver: Solver,
         assert len(seen[-1][1]) < len(start)
         with pytest.raises(ValueError, match="on_step must be a function or None, got 3"):
             solver(f, start, on_step=3)
+
+
+@each_solver
+def test_a_mapped_solve_that_polls_is_told_how_to_run(solver: Solver) -> None:
+    def solve(z: Tensor, every: int) -> Tensor:
+        return solver(torch.cos, z[None], tol=1e-6, max_iter=60, check_every=every).value
+
+    starts = noise(3, 4)
+    with pytest.raises(ValueError, match=r"check_every must be 0 under torch\.vmap, got 1"):
+        torch.vmap(lambda z: solve(z, 1))(starts)
+    mapped = torch.vmap(lambda z: solve(z, 0))(starts)
+    torch.testing.assert_close(mapped, torch.stack([solve(z, 0) for z in starts]))
