@@ -64,7 +64,7 @@ class Video:
                 check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.pipeline, reader.files)
                 return self._follow(reader, console)
         except KeyboardInterrupt:
-            console.warn("ended at once; what was computed is saved")
+            console.warn("ended at once")  # the sink has said where the frames are, if there are some
             return INTERRUPTED
 
     def _follow(self, reader: VideoReader | PictureSequence, console: Console) -> int:

@@ -16,6 +16,7 @@ from ldeq.cli import demo, main
 from ldeq.cli.demo_folder import check_folder, prepare_folder
 from ldeq.engine import SettingsError
 from ldeq.engine.settings import dump, from_mapping
+from ldeq.landmarker import Landmarker
 from ldeq.video.landmark_files import JsonLandmarks
 
 Refused = Callable[..., str]
@@ -262,6 +263,19 @@ def test_a_stopped_video_without_an_older_file_keeps_what_there_is(
     stop_after(2, monkeypatch)
     assert main(["video", str(clip), "--json", str(tmp_path / "x.json")]) == 130
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
+
+
+def test_a_video_that_ended_while_the_model_was_loaded_claims_no_saved_frames(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Landmarker, "load", load)
+    assert main(["video", str(clip), "--json", str(tmp_path / "x.json")]) == 130
+    told = "".join(capsys.readouterr())
+    assert "ended at once" in told and "saved" not in told and "computed" not in told
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_links_of_a_video_stay_and_devices_are_written_to(clip: Path, tmp_path: Path) -> None:
