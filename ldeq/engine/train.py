@@ -393,9 +393,26 @@ class Trainer:
             self.best = None  # the score of other faces
         self.train_step.bad_steps, self.validation_due = document.bad_steps, document.validation_due
         # Whatever is saved from here on is newer than all that is there, also if an earlier checkpoint was chosen.
-        self.saved = max([document.saved, agreed(lambda: checkpoint.last_saved(self.folder), self.main)])
+        last = agreed(lambda: checkpoint.last_saved(self.folder), self.main)
+        if document.saved < last and self.main:
+            self._keep_best_of_old_branch()
+        self.saved = max(document.saved, last)
         self._rewind_log(self.step)
         self.console.say(f"resumed from {path} at step {self.step} of {self.total_steps}")
+
+    def _keep_best_of_old_branch(self) -> None:
+        """Copies best.safetensors if it is newer than the checkpoint gone back to: what this branch scores may be worse."""
+        best = self.folder / "best.safetensors"
+        if not best.exists():
+            return
+        validation = checkpoint.read_document(best).get("validation")
+        if isinstance(validation, dict) and validation.get("nme") == self.best:
+            return
+        number = 1
+        while (kept := self.folder / f"best-of-branch-{number}.safetensors").exists():
+            number += 1
+        checkpoint.write_atomically(kept, best.read_bytes())
+        self.console.say(f"the best weights of the steps that are left behind are kept as {kept}")
 
     def _find(self, resume: str | Path | None) -> Path | None:
         """The checkpoint to go on from, None for a new run."""

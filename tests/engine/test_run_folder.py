@@ -147,6 +147,20 @@ def test_a_picture_that_cannot_be_drawn_or_written_does_not_end_a_run(
     assert names(tmp_path / "run") == [step_name(1)]
 
 
+def test_going_back_to_an_earlier_checkpoint_keeps_the_better_weights_of_the_branch_left(make: Make, tmp_path: Path) -> None:
+    best = tmp_path / "run" / "best.safetensors"
+    train(make(epochs=2, validate_every=1), None)
+    document = checkpoint.read_document(best)
+    before = best.read_bytes()
+    # A branch that gets worse at once, and whose first score beats that of the checkpoint it began from: there was none.
+    worse = make(epochs=2, validate_every=1, optim={"schedule": "constant", "lr": 1.0})
+    trainer = train(worse, step_name(1), allow_changes=True)
+    kept = [path for path in best.parent.glob("best*.safetensors") if path.read_bytes() == before]
+    assert kept, f"NME {document['validation']['nme']} was replaced by {trainer.best}"
+    again = train(worse, step_name(1), allow_changes=True)  # a second time, nothing is written over
+    assert kept[0].read_bytes() == before and again.best is not None
+
+
 class Failing:
     """An evaluation that fails at its first call, as one does whose disk or memory is full."""
 
