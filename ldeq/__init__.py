@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import ops, solvers
 from ._version import __version__
 from .errors import LdeqError
-from .implicit import DEQ
-from .models import LDEQ, LDEQConfig
-from .ops.library import show_config
+from .startup import quiet_interruption
+
+with quiet_interruption():
+    from . import ops, solvers
+    from .implicit import DEQ
+    from .models import LDEQ, LDEQConfig
+    from .ops.library import show_config
 
 if TYPE_CHECKING:
     from .face import Face

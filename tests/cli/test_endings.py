@@ -18,6 +18,8 @@ from ldeq.cli import main
 from ldeq.cli.doctor import Doctor
 from ldeq.errors import LdeqError
 
+ROOT = Path(__file__).parents[2]
+
 
 def error_classes() -> Iterator[type[BaseException]]:
     """Every exception class that the package defines, at the top of a module or inside a class."""
@@ -98,6 +100,36 @@ def test_ctrl_c_ends_a_command_without_a_traceback(
     doctor_raises(KeyboardInterrupt())
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+INTERRUPTING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to itself")
+@pytest.mark.parametrize("start", ["module", "script", "import"])
+def test_ctrl_c_while_torch_is_loaded_is_a_word_in_the_program_alone(start: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    script = tmp_path / "ldeq"
+    script.write_text("import sys\nfrom ldeq.cli import main\nsys.exit(main())\n")
+    call = {"module": ["-m", "ldeq", "--version"], "script": [str(script), "--version"], "import": ["-c", "import ldeq"]}[start]
+    places = os.pathsep.join([str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, *call], env={**os.environ, "PYTHONPATH": places}, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    if start == "import":  # a program of somebody else's sees the exception that it expects
+        assert "KeyboardInterrupt" in done.stderr
+    else:
+        assert (done.returncode, done.stderr, done.stdout) == (130, "stopped\n", "")
 
 
 def test_an_error_of_the_program_itself_is_not_hidden(doctor_raises: Callable[[BaseException], None]) -> None:
