@@ -345,12 +345,16 @@ def _compared(path: str | Path, run: Run, model: LDEQ, images: NDArray[np.uint8]
     return Agreement(landmarks, std, state, len(images))
 
 
-def need(package: str) -> None:
+def need(package: str, install: str = INSTALL) -> None:
     """
+    Args:
+        package: that must be there.
+        install: what brings it.
+
     Raises:
         ExportError: if a package of the extra is missing.
     """
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise ExportError(f"exporting needs the package {package}, which is not installed: {INSTALL}")
+        raise ExportError(f"exporting needs the package {package}, which is not installed: {install}")

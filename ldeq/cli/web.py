@@ -12,7 +12,7 @@ from ..engine.weights import load_pretrained
 from ..export import need
 from ..files import user_path
 from ..web import runtime
-from ..web.page import MARKER, build_page, check_folder, kept_runtime
+from ..web.page import INSTALL, MARKER, build_page, check_folder, kept_runtime
 from ..web.server import PageServer
 from .outputs import Outputs
 
@@ -43,7 +43,7 @@ class Web:
             raise SettingsError("--port is of no use without --serve; add --serve")
         folder = Outputs().folder("OUT", self.out, [MARKER])
         check_folder(folder)
-        need("onnx")
+        need("onnx", INSTALL)
         if not self.serve:
             self._build(folder)
             print(f"look at it with: ldeq web {folder} --serve")

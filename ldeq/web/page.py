@@ -18,6 +18,9 @@ from ..export import need
 from ..files import user_path, write_atomically
 from . import runtime
 
+INSTALL = "pip install 'ldeq[web]'"
+"""What brings the packages that a build needs."""
+
 MARKER = "web.json"
 MADE_BY = "ldeq web"
 
@@ -49,7 +52,7 @@ def build_page(
         ExportError: if onnx is missing, or the model is not a plain one.
         FileError: if a file cannot be written.
     """
-    need("onnx")
+    need("onnx", INSTALL)
     from .demo import demo_files
     from .model import model_files
 

@@ -304,3 +304,12 @@ def test_arguments_that_cannot_be_used(
 def test_errors_of_the_page_are_those_of_ldeq() -> None:
     assert issubclass(PageError, LdeqError) and issubclass(runtime.RuntimeFilesError, LdeqError)
     assert issubclass(FileError, LdeqError) and MARKER == "web.json"
+
+
+def test_without_onnx_the_sentence_names_the_extra(
+    pretrained: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    with pytest.raises(LdeqError, match=r"needs the package onnx, which is not installed: pip install 'ldeq\[web\]'"):
+        build_page(pretrained, tmp_path / "out", STAND_IN)
+    assert not (tmp_path / "out").exists()

@@ -61,9 +61,9 @@ def test_a_crop_is_the_one_that_python_makes(scripts: Scripts, size: int) -> Non
     for square, found in zip(squares, crops_of(scripts, image, squares, size), strict=True):
         wanted = warp(image, crop_matrix(square, size), size).astype(int)
         difference = np.abs(found.astype(int) - wanted)
-        # Which of two halves a sum of halves is rounded to differs between builds of OpenCV.
-        assert difference.max() <= 2, square
-        assert difference.mean() < 0.05, square
+        # Means of 16 pixels and more that end in a half: OpenCV rounds them to even numbers.
+        assert difference.max() <= 1, square
+        assert difference.mean() < (0.03 if square.side > 3 * size else 1e-4), square
 
 
 def test_a_crop_follows_as_in_python(scripts: Scripts) -> None:

@@ -81,18 +81,23 @@ function shrunk(picture, square, factor) {
   return { reduced: { width, height, data }, x0, y0 };
 }
 
-// Where each crop pixel lies in the picture, in steps of 1/32, and the weight of the next pixel. OpenCV rounds like this, and
-// the model in Python sees its crops.
-function places(start, side, size) {
+// Where crop pixels lie in the picture, in steps of 1/32. OpenCV rounds like this, each column and its start for themselves,
+// each row as a whole; and the model in Python sees OpenCV's crops.
+function columnPlaces(start, side, size) {
   const ratio = side / size;
   const offset = Math.round((0.5 * ratio + start - 0.5) * 1024) + 16;
   return Int32Array.from({ length: size }, (_, i) => (offset + Math.round(ratio * i * 1024)) >> 5);
 }
 
+function rowPlaces(start, side, size) {
+  const ratio = side / size;
+  return Int32Array.from({ length: size }, (_, j) => (Math.round((ratio * (j + 0.5) + start - 0.5) * 1024) + 16) >> 5);
+}
+
 function bilinear(picture, square, size) {
   const { width, height, data } = picture;
-  const columns = places(square.x0, square.side, size);
-  const rows = places(square.y0, square.side, size);
+  const columns = columnPlaces(square.x0, square.side, size);
+  const rows = rowPlaces(square.y0, square.side, size);
   const out = new Uint8Array(3 * size * size);
   const pixel = (x, y) => (x >= 0 && y >= 0 && x < width && y < height ? 4 * (y * width + x) : -1);
   for (let j = 0, to = 0; j < size; j++) {

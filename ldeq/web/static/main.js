@@ -25,7 +25,7 @@ const reader = frame.getContext("2d", { willReadFrequently: true });
 const state = { source: null, run: 0, paused: false, drawn: 0, box: null, last: null, search: [], time: 0, choosing: null };
 const trace = new Trace();
 const meters = [new FlickerMeter(), new FlickerMeter()];
-const speed = { frames: [], left: 0, right: 0 };
+const speed = { frames: [], left: 0, right: 0 }; // milliseconds
 let model, stills, rwr, filter, wakeUp;
 
 const chooser = new BoxChooser(stages, {
@@ -108,6 +108,7 @@ async function follow(source, run) {
     if (!next || run !== state.run) return;
     reader.drawImage(next.image, 0, 0, frame.width, frame.height);
     const picture = reader.getImageData(0, 0, frame.width, frame.height);
+    if (!state.shown) show({}); // the picture itself, before the first solve
     if (next.jumped && rwr.active) restartAtLast();
     state.time += next.dt;
     const seen = await look(picture, next.dt);
@@ -139,12 +140,16 @@ async function look(picture, dt) {
     state.last = boxOf(right.points);
   }
   const end = performance.now();
-  if (left) speed.left += 0.1 * (middle - begin - speed.left);
-  if (right) speed.right += 0.1 * (end - middle - speed.right);
+  if (left) speed.left = averaged(speed.left, middle - begin);
+  if (right) speed.right = averaged(speed.right, end - middle);
   // One that is lost goes on where the other one is.
   if (left?.lost && smoothed) stills.start(boxOf(right.points), 0);
   if (right?.lost && left && !left.lost) rwr.start(boxOf(left.points), 0);
   return { stills: left, rwr: right, smoothed };
+}
+
+function averaged(mean, value) {
+  return mean ? mean + 0.1 * (value - mean) : value;
 }
 
 // Tries one guess of where a face may be.
@@ -204,7 +209,7 @@ function show(seen) {
   const colour = (name) => style.getPropertyValue(name).trim();
   const points = [seen.stills && !seen.stills.lost ? seen.stills.points : null, seen.smoothed];
   const steady = seen.smoothed ?? points[0];
-  const guide = state.choosing ?? (points[0] || points[1] ? null : guideBox(frame));
+  const guide = state.choosing ?? (points[0] || points[1] || rwr.active ? null : guideBox(frame));
   stages.forEach((stage, i) => {
     const [picture, overlay] = stage.children;
     picture.getContext("2d").drawImage(frame, 0, 0);

@@ -7,6 +7,8 @@ export class Model {
   static async load(folder = "./model/") {
     // Threads need memory that they share, which a browser gives to isolated pages alone.
     ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2)) : 1;
+    // In a worker, so that the page answers while it computes.
+    ort.env.wasm.proxy = true;
     ort.env.wasm.wasmPaths = new URL("./onnxruntime/", import.meta.url).href;
     const fetched = await fetch(new URL("model.json", new URL(folder, import.meta.url)));
     const session = (name) => ort.InferenceSession.create(new URL(folder + name, import.meta.url).href);
@@ -35,10 +37,15 @@ export class Model {
     let out;
     let residual;
     for (let done = 1; done <= evaluations; done++) {
-      out = await this.sessions.evaluation.run({ z0: z, term });
+      out = await this.sessions.evaluation.run({ z0: copyOf(z), term: copyOf(term) });
       z = out.z;
       if (done < evaluations || done === 1 || !this.about.final_evaluation) residual = out.residual.data[0];
     }
     return { landmarks: out.landmarks.data, std: out.std.data, z, residual };
   }
+}
+
+// What goes to the worker is gone here.
+function copyOf(tensor) {
+  return new ort.Tensor(tensor.type, tensor.data.slice(), tensor.dims);
 }

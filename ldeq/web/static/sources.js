@@ -1,6 +1,11 @@
 // Where frames come from. A source has `next()`, which resolves with {image, dt, jumped} once there is a new frame and with
 // null once there will be none, and `close()`. `dt` is in seconds; `jumped` says that the frame does not follow the last one.
 
+const TYPICAL = 1 / 30;
+
+// Frames that arrive together were not taken together: speeds over less time than this are noise.
+const SHORTEST = 1 / 240;
+
 // The drawn faces of the page, forth and back without an end.
 export class DrawnSource {
   static async open(number) {
@@ -81,19 +86,22 @@ export class VideoSource {
   async next() {
     const time = await this.#frame();
     if (!this.open) return null;
-    const step = this.time === null ? 1 / 30 : time - this.time;
+    const step = this.time === null ? TYPICAL : time - this.time;
     this.time = time;
-    return { image: this.video, dt: step > 0 ? step : 1 / 30, jumped: step <= 0 || step > 1 };
+    const live = Boolean(this.video.srcObject);
+    return { image: this.video, dt: step > 0 ? Math.max(step, SHORTEST) : TYPICAL, jumped: step <= 0 && !live };
   }
 
-  // Resolves with the time of the next frame in seconds.
+  // Resolves with the time of the next frame in seconds: when a camera took it, or where it lies in a file.
   #frame() {
+    const live = Boolean(this.video.srcObject);
     return new Promise((resolve) => {
       this.wake = () => resolve(0);
       if (this.video.requestVideoFrameCallback) {
-        this.video.requestVideoFrameCallback((now, frame) => resolve(this.video.srcObject ? now / 1000 : frame.mediaTime));
+        const timeOf = (now, frame) => (live ? (frame.captureTime ?? now) / 1000 : frame.mediaTime);
+        this.video.requestVideoFrameCallback((now, frame) => resolve(timeOf(now, frame)));
       } else {
-        requestAnimationFrame((now) => resolve(this.video.srcObject ? now / 1000 : this.video.currentTime));
+        requestAnimationFrame((now) => resolve(live ? now / 1000 : this.video.currentTime));
       }
     });
   }
