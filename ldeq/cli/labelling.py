@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..data import ImageError
 from ..engine.console import Console
+from ..engine.settings import SettingsError
 from ..face import Face
 from ..inputs import InputError
 from ..label_files import face_record
@@ -66,6 +68,24 @@ def answers(
                     continue
                 faces = next(found)
                 yield Answer(None, [], f"{picture.name}: {faces}") if isinstance(faces, str) else Answer(pixels, faces)
+
+
+def process_number() -> tuple[int, int]:
+    """Which process this is and of how many, as torchrun tells them.
+
+    Raises:
+        SettingsError: if RANK and WORLD_SIZE in the environment are no such numbers.
+    """
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world = map(int, texts)
+    except ValueError:
+        rank, world = -1, 1
+    if not 0 <= rank < world:
+        raise SettingsError(
+            f"RANK is {texts[0]!r} and WORLD_SIZE is {texts[1]!r}; start the processes with torchrun, or unset them"
+        )
+    return rank, world
 
 
 def label(

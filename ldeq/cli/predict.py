@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from ..data import crop_box, draw_landmarks
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..face import Face
-from ..files import user_path
+from ..files import followed, is_special, user_path
 from ..label_files import FORMATS, Found, check_format, face_record, write_labels
 from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
 from .json_lines import JsonLines, part_path
-from .labelling import MOST, answers, label
+from .labelling import MOST, answers, label, process_number
 from .outputs import Outputs
 from .pictures import Picture, find_pictures, output_names
 from .signature import is_signed_png, write_picture
@@ -73,7 +72,7 @@ class Predict:
         pictures, kind = find_pictures(self.images), self._format()
         if self.jsonl:
             return self._label(pictures, boxes)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if process_number()[1] > 1:
             raise SettingsError("several processes share the pictures with --jsonl FILE alone; give it, or start one process")
         places = self._places(pictures, kind)
         landmarker = Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
@@ -118,9 +117,11 @@ class Predict:
                 raise SettingsError(f"--jsonl writes a line a picture and nothing else; leave out --{option}")
         outputs = Outputs()
         self._protect_inputs(outputs, pictures)
-        rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-        target = user_path(self.jsonl)
-        outputs.file("--jsonl", target, part_path(target, rank, world))
+        rank, world = process_number()
+        if is_special(user_path(self.jsonl)):
+            raise SettingsError(f"--jsonl {self.jsonl} cannot be continued after a stop; give the name of a file")
+        target = followed(user_path(self.jsonl))
+        outputs.file("--jsonl", self.jsonl, part_path(target, rank, world))
         about = {"model": self.model, "boxes": self.box or ("cropped" if self.cropped else "detector")}
         return label(
             list({picture.name: picture for picture in pictures}.values()),

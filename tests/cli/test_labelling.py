@@ -218,3 +218,43 @@ def test_a_box_outside_one_picture_leaves_the_rest_of_its_batch(folder: Path, tm
     records = read(tmp_path / "l.jsonl")
     assert ["error" in r for r in records] == [False, False, True, False]
     assert "must be in pixels of the picture, 24 x 24" in records[2]["error"]
+
+
+def test_ctrl_c_keeps_what_was_written_and_says_how_to_go_on(
+    folder: Path, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, add = tmp_path / "labels.jsonl", JsonLines.add
+
+    def interrupted(self: JsonLines, records: Any) -> None:
+        if part_path(target, 0, 1).stat().st_size:
+            raise KeyboardInterrupt
+        add(self, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "add", interrupted)
+        assert main(command(folder, weights, target)) == 130
+    assert "run the same command again to go on" in capsys.readouterr().out
+    assert len(read(part_path(target, 0, 1))) == 16
+    assert main(command(folder, weights, target)) == 0
+    assert "16 of 40 pictures have their lines" in capsys.readouterr().out
+    assert [record["image"] for record in read(target)] == sorted(map(str, folder.iterdir()))
+
+
+def test_what_cannot_be_continued_is_refused(
+    folder: Path, tmp_path: Path, weights: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cannot be continued after a stop" in refused(*command(folder, weights, Path("/dev/stdout")))
+    assert "cannot be continued after a stop" in refused(*command(folder, weights, Path("/dev/null")))
+    for rank, world in (("x", "2"), ("2", "2"), ("-1", "2"), ("0", "0"), ("0", "many")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", world)
+        assert "start the processes with torchrun" in refused(*command(folder, weights, tmp_path / "l.jsonl"))
+        assert "start the processes with torchrun" in refused("predict", folder)
+
+
+def test_a_link_stays_a_link(folder: Path, tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "l.jsonl").symlink_to(tmp_path / "far" / "l.jsonl")
+    assert main(command(folder, weights, tmp_path / "l.jsonl")) == 0
+    assert (tmp_path / "l.jsonl").is_symlink()
+    assert len(read(tmp_path / "far" / "l.jsonl")) == 40
