@@ -7,11 +7,17 @@ when it is first used.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .errors import LdeqError
 from .startup import quiet_interruption
+from .waiting import apply_waiting
+
+# torch reads this when it is loaded.
+apply_waiting(sys.orig_argv, sys.argv, os.environ)
 
 with quiet_interruption():
     from . import ops, solvers

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -18,7 +18,7 @@ def quiet_interruption() -> Iterator[None]:
 
     An exception would not do: torch's initialisation in C++ aborts the process if one passes through it.
     """
-    ours = _is_program() and threading.current_thread() is threading.main_thread()
+    ours = is_program(sys.argv, sys.orig_argv) and threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
@@ -29,15 +29,19 @@ def quiet_interruption() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _is_program() -> bool:
-    """Whether this process is ``ldeq`` or ``python -m ldeq``, whose own module has not been found yet."""
-    name = os.path.basename(sys.argv[0]) if sys.argv else ""
-    return name.removesuffix(".exe") == "ldeq" or (name == "-m" and _named_module() == "ldeq")
+def is_program(words: Sequence[str], started: Sequence[str]) -> bool:
+    """Whether a process is ``ldeq`` or ``python -m ldeq``, whose own module has not been found yet.
+
+    Args:
+        words: its ``sys.argv``.
+        started: its ``sys.orig_argv``.
+    """
+    name = os.path.basename(words[0]) if words else ""
+    return name.removesuffix(".exe") == "ldeq" or (name == "-m" and _named_module(started) == "ldeq")
 
 
-def _named_module() -> str:
-    given = sys.orig_argv
-    return given[given.index("-m") + 1] if "-m" in given[:-1] else ""
+def _named_module(started: Sequence[str]) -> str:
+    return started[started.index("-m") + 1] if "-m" in started[:-1] else ""
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

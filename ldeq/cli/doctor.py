@@ -26,6 +26,7 @@ from ..ops.library import show_config
 from ..threads import choose_threads
 from ..video.encoders import choose_encoder
 from ..video.reading import DEFAULT_RATE, VideoError, require_av
+from ..waiting import choose_waiting
 
 
 @dataclass
@@ -65,6 +66,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "device": {
             "used": device,
             "threads": _threads(),
+            "waiting": choose_waiting(os.environ).reason,
             "bf16": _bf16(),
         },
         "engine": _engines(),

@@ -60,7 +60,7 @@ class Eval:
     """Loader processes."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
-    engine: str = "torch"
+    engine: str = "auto"
     """What evaluates the network on a CPU: torch, onnxruntime, or auto, the faster one that is installed (ldeq doctor)."""
     amp: Literal["off", "bf16"] = "off"
     """Autocast, for pictures."""
