@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutants.mutations import mutants_of
+from mutants.mutations import mutants_of, statement_at
 from mutants.sabotages import SABOTAGES, Sabotage
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +56,12 @@ def test_faults_are_made_from_what_decides_and_not_from_what_is_told(tmp_path: P
         ast.parse(mutant.text)
         assert mutant.text != SOURCE
         assert (mutant.function == "f") == (mutant.line > 3)
+
+
+def test_a_fault_chosen_by_hand_runs_where_its_own_line_does(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(SOURCE)
+    for mutant in mutants_of(tmp_path, "m.py"):
+        assert statement_at(SOURCE, mutant.line) == (mutant.function, mutant.begin, mutant.end)
+    assert statement_at("try:\n    a\nexcept E:\n    b\n", 4) == ("", 0, 0)
+    assert statement_at("def f():\n    try:\n        a\n    except E:\n        b\n", 5) == ("f", 5, 5)
+    assert statement_at("def f(x):\n    match x:\n        case 1:\n            b\n", 4) == ("f", 4, 4)

@@ -112,7 +112,7 @@ class _Loader(yaml.SafeLoader):
 def _check_size(node: Any, sizes: dict[int, int]) -> int:
     """How many values a node stands for when its aliases are written out; each node is visited once."""
     if node is None or id(node) in sizes:
-        size = sizes.get(id(node), 1) if node is not None else 0
+        size = 0 if node is None else sizes[id(node)]
         if size < 0:
             raise _problem("an alias inside of what it stands for", node.start_mark)
         return size

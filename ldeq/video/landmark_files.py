@@ -133,7 +133,7 @@ class CsvLandmarks(LandmarkWriter):
         for face in faces:
             r = face_record(face)
             values = [v for (x, y), s in zip(r["points"], r["std"], strict=True) for v in (x, y, s)]
-            known = [r["id"], r["reset"] or "", "" if r["score"] is None else r["score"]]
+            known = [r["id"], r["reset"], r["score"]]  # csv writes None as an empty cell
             pose = [""] * len(HeadPose._fields) if r["pose"] is None else list(r["pose"].values())
             openings = [r["openings"][name] for name in self._openings]
             self._rows.writerow([frame, round(time, 6), *known, *r["box"], *values, *pose, *openings])

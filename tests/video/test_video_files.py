@@ -150,6 +150,18 @@ def test_sound_that_a_kind_of_file_does_not_take_is_encoded_anew(tmp_path: Path,
     assert seconds == pytest.approx(0.4, abs=0.06)
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("aac", ".mp4"), ("flac", ".mov")], ids=["copied", "encoded"])
+def test_sound_that_begins_after_the_pictures_keeps_its_distance(tmp_path: Path, codec: str, suffix: str) -> None:
+    path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(25)], sound=codec)
+    with VideoWriter(tmp_path / f"b{suffix}", 96, 64, 25, path, -0.5) as out:
+        for t in range(50):
+            out.write(pattern(96, 64, t), t / 25)
+    with av.open(str(out.path)) as container:
+        heard = [(float(f.time), np.abs(f.to_ndarray()).max()) for f in container.decode(audio=0) if f.time is not None]
+    loud = max(level for _, level in heard)
+    assert next(time for time, level in heard if level > loud / 3) == pytest.approx(0.5, abs=0.06)
+
+
 def test_sound_that_nobody_can_decode_is_left_out_and_told(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(5)], sound="pcm_s16le")
     path.write_bytes(path.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
@@ -411,6 +423,13 @@ def test_without_any_encoder_there_is_a_sentence_and_no_empty_file(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(VideoError, match="no encoder"):
         choose_encoder(av, ".mp4", 96, 64, Fraction(25))
+
+
+def test_a_picture_in_four_seconds_is_a_frame_rate(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 96, 64, 0.25) as out:
+        for t in range(3):
+            out.write(pattern(96, 64, t), t * 4.0)
+    assert [time for time, _ in read_clip(out.path)] == pytest.approx([0, 4, 8], abs=0.01)
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])

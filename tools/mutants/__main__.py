@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .equivalents import EQUIVALENTS
-from .mutations import Mutant, mutants_of
+from .mutations import Mutant, mutants_of, statement_at
 from .sabotages import SABOTAGES, Sabotage
 from .tracing import AREAS
 
@@ -127,10 +127,9 @@ def _as_mutant(sabotage: Sabotage) -> Mutant:
         )
     place = text.index(sabotage.old)
     line = text.count("\n", 0, place) + 1
-    # It sits in the statement of the generated fault that is nearest to it.
-    near = min(mutants_of(ROOT, sabotage.file), key=lambda m: abs(m.line - line))
+    function, begin, end = statement_at(text, line)
     changed = text.replace(sabotage.old, sabotage.new)
-    return Mutant(sabotage.file, line, near.function, sabotage.name, changed, near.begin, near.end)
+    return Mutant(sabotage.file, line, function, sabotage.name, changed, begin, end)
 
 
 def _traced(runner: Runner) -> dict[str, Any]:

@@ -86,6 +86,32 @@ def _faults(
         yield from _faults(child, function, scope, lines)
 
 
+def statement_at(source: str, line: int) -> tuple[str, int, int]:
+    """The innermost statement that holds a line: `function`, `begin` and `end` as `Mutant` says them."""
+    function, scope, lines = "", "", (0, 0)
+    node: ast.AST | None = ast.parse(source)
+    while node is not None:
+        if isinstance(node, ast.stmt):
+            lines = _lines(node, function, lines)
+        if isinstance(node, ast.FunctionDef):
+            function = scope + node.name
+            scope = f"{function}.<locals>."
+        elif isinstance(node, ast.ClassDef):
+            scope += f"{node.name}."
+        held = (n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt | ast.excepthandler | ast.match_case))
+        node = next((n for n in held if _first_line(n) <= line <= _last_line(n)), None)
+    return function, *lines
+
+
+def _first_line(node: ast.stmt | ast.excepthandler | ast.match_case) -> int:
+    return node.pattern.lineno if isinstance(node, ast.match_case) else node.lineno
+
+
+def _last_line(node: ast.stmt | ast.excepthandler | ast.match_case) -> int:
+    last = node.body[-1] if isinstance(node, ast.match_case) else node
+    return last.end_lineno or last.lineno
+
+
 def _lines(node: ast.stmt, function: str, outside: tuple[int, int]) -> tuple[int, int]:
     """The lines that run when a statement does, without those of the statements in it."""
     end = node.end_lineno or node.lineno
