@@ -228,3 +228,12 @@ def test_the_video_recipe_is_scored_on_videos(small: list[str], tmp_path: Path, 
     scored = ["eval", str(best), "--data", f"wflw-v:{tmp_path / 'clips'}", "--released", "--boxes", "given"]
     assert main([*scored, "--device", "cpu"]) == 0
     assert "| RwR as released |" in capsys.readouterr().out
+
+
+def test_the_recipes_of_the_shipped_weights_run_one_after_the_other(small: list[str], tmp_path: Path) -> None:
+    trained("small-300w", tmp_path, *small, "--set", f"run.out={tmp_path / 'first'}")
+    start = tmp_path / "first" / "best.safetensors"
+    best = trained("small-300w-motion", tmp_path, *small, "--set", f"run.start={start}", "--set", "run.batch=2")
+    kept = load_pretrained(best)
+    assert (kept.crop_rule, kept.layout) == ("landmarks", IBUG68)
+    assert main(["eval", str(best), "--data", "300w:$LDEQ_300W#helen-test", "--device", "cpu"]) == 0
