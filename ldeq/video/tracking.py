@@ -52,6 +52,10 @@ INSIDE = 0.35
 SMALLEST = 12.0
 
 
+MOST_CROPS = 64
+"""Crops that the model sees together; memory grows with them, and from some dozen on the speed no longer does."""
+
+
 @dataclass(frozen=True)
 class TrackingSettings:
     """How faces are followed."""
@@ -293,6 +297,10 @@ class Tracker:
         states: Sequence[FaceState] | None,
     ) -> list[_Answer]:
         """Landmarks of the chosen faces: from the states that they carry, or with a full solve from zeros for None."""
+        most = max(1, MOST_CROPS // self.settings.views)
+        if len(chosen) > most:
+            parts = (chosen[start : start + most] for start in range(0, len(chosen), most))
+            return [answer for part in parts for answer in self._solve(part, frames, squares, states)]
         if not chosen:
             return []
         begin = time.perf_counter()
