@@ -298,7 +298,7 @@ class _Clock:
         warnings.warn(
             f"two frames of this stream are {dt:.6g} seconds apart, too far for a filter to help; times are in seconds: if "
             f"these are {unit}, divide them by {factor:,}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
