@@ -23,6 +23,7 @@ from ldeq.data import (
     normalise,
     warp,
 )
+from ldeq.data.synthetic import SyntheticFaces
 
 Make = Callable[..., FaceSet]
 
@@ -210,3 +211,14 @@ def test_opencv_reads_what_we_write(make_faces: Make) -> None:
     read = cv2.imread(str(faces.record(0).image))
     assert read is not None
     np.testing.assert_array_equal(faces.read(0), read[..., ::-1])
+
+
+def test_a_worker_leaves_the_cores_to_the_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("ldeq.data.dataset.cv2.setNumThreads", asked.append)
+    LandmarkDataset(SyntheticFaces(1, size=32), 32)[0]
+    assert asked == []
+    monkeypatch.setattr("ldeq.data.dataset.get_worker_info", object)
+    data = LandmarkDataset(SyntheticFaces(1, size=32), 32)
+    data[0], data[0]
+    assert asked == [0]

@@ -88,3 +88,9 @@ def test_bad_mirror_is_refused() -> None:
         Layout("three", 3, (1, 0, 2), (0, 1), {}, names=("a", "b"))
     with pytest.raises(ValueError, match=r"'three' names a landmark outside 0\.\.2"):
         Layout("three", 3, (1, 0, 2), (0, 3), {})
+
+
+def test_closed_parts_are_eyes_lips_and_the_brows_that_go_round() -> None:
+    round_ = {"left_eye", "right_eye", "outer_lip", "inner_lip"}
+    for layout, more in ((IBUG68, set()), (WFLW98, {"left_brow", "right_brow"})):
+        assert {name for name, part in layout.parts.items() if part.closed} == round_ | more

@@ -208,3 +208,10 @@ def test_a_run_goes_on_from_the_file_before_a_damaged_one_with_a_word(
     assert "step-00000002.safetensors is no readable checkpoint" in told
     assert "going on from the one before it" in told
     assert "resumed from" in told and "at step 1 of 3" in told
+
+
+def test_weights_that_are_loaded_in_inference_mode_can_be_trained() -> None:
+    with torch.inference_mode():
+        model = load_pretrained("small-68").model
+    assert not any(p.is_inference() for p in model.parameters())
+    model.requires_grad_(True)  # what inference tensors refuse

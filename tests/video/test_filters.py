@@ -359,3 +359,10 @@ def test_modes_open_what_they_should(layout: Layout) -> None:
     flat = modes.fields[eye][:, :, modes.opening].reshape(2 * len(eye), -1)
     fit, *_ = np.linalg.lstsq(flat, blink[eye].ravel(), rcond=None)
     assert np.linalg.norm(flat @ fit - blink[eye].ravel()) < 0.25 * np.linalg.norm(blink[eye])
+
+
+def test_a_polynomial_of_degree_0_is_a_mean() -> None:
+    points = np.random.default_rng(0).normal(size=(9, 68, 2))
+    smooth = make_filter("savgol", IBUG68, window=3, order=0)
+    got = filter_track(smooth, points, None, 25)
+    np.testing.assert_allclose(got[1:-1], (points[:-2] + points[1:-1] + points[2:]) / 3, rtol=0, atol=1e-12)

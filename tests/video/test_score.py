@@ -233,3 +233,10 @@ def test_the_command_writes_a_page_with_plots_and_protects_what_it_reads(
     assert main(["score", str(a), "--report", str(tmp_path / "r.txt")]) == 2
     assert main(["score", str(a), "--fractions"]) == 2
     assert main(["score", str(a), "--fps", "0"]) == 2
+
+
+def test_frames_of_a_table_count_from_0_unless_openface_wrote_it(tmp_path: Path) -> None:
+    names = ["frame", "face_id", *(f"{axis}_{i}" for i in range(68) for axis in "xy")]
+    rows: list[list[object]] = [[t, 0, *p.ravel()] for t, p in enumerate(FOUND)]
+    assert read_track(plain(tmp_path / "t.csv", names, rows)).found.all()
+    np.testing.assert_array_equal(read_track(tmp_path / "t.csv").points[0], FOUND[0])

@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from clips import drawn, moving, read_clip, tight, write_clip
 
 from ldeq.cli import main
 from ldeq.data import write_image
+from ldeq.data.containers import open_container
 from ldeq.video.reading import VideoError
 from ldeq.video.sources import camera_rate, open_video, without_password
 
@@ -152,3 +154,16 @@ def test_a_camera_that_does_not_know_its_rate_is_taken_for_one_of_30_with_a_word
     assert word is not None and "30 are assumed" in word
     assert camera_rate(29.97) == (29.97, None)
     assert camera_rate(240.0) == (240.0, None)
+
+
+def test_titles_in_another_encoding_are_asked_for_where_pyav_asks() -> None:
+    class Fake:
+        __version__ = ""
+
+        @staticmethod
+        def open(path: str, **options: Any) -> dict[str, Any]:
+            return options
+
+    for version, asked in (("14.0.19", True), ("18.9", True), ("19.0.0", False), ("20.1", False)):
+        Fake.__version__ = version
+        assert ("metadata_errors" in open_container(Fake, "a.mp4", mode="r")) == asked

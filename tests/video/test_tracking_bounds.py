@@ -9,7 +9,18 @@ from clips import drawn, tight
 
 from ldeq import Landmarker
 from ldeq.data import SquareBox
-from ldeq.video.tracking import EXTENT, INSIDE, LEAP, SMALLEST, Tracker, TrackingSettings, _Answer, has_leapt, impossible
+from ldeq.video.tracking import (
+    EXTENT,
+    INSIDE,
+    LEAP,
+    SMALLEST,
+    Stopwatch,
+    Tracker,
+    TrackingSettings,
+    _Answer,
+    has_leapt,
+    impossible,
+)
 
 SHAPE = (200, 300)
 
@@ -142,3 +153,13 @@ def test_a_face_off_the_crop_is_looked_at_again_in_a_crop_around_it() -> None:
     low, high = second.points.min(0), second.points.max(0)
     assert np.hypot(second.square.cx - (low[0] + high[0]) / 2, second.square.cy - (low[1] + high[1]) / 2) < 0.3 * off
     np.testing.assert_allclose(second.points, first.points, atol=0.1 * off)
+
+
+def test_a_stopwatch_adds_what_each_stage_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([3.0, 7.0, 9.0])
+    monkeypatch.setattr("ldeq.video.tracking.time.perf_counter", lambda: next(times))
+    watch = Stopwatch()
+    assert watch.add("crop", 1.0) == 3.0
+    assert watch.add("model", 3.0) == 7.0
+    watch.add("crop", 8.0)
+    assert watch.seconds == {"crop": 3.0, "model": 4.0}

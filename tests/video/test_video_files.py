@@ -478,3 +478,17 @@ def test_up_to_a_fiftieth_of_the_frames_may_be_missing_without_a_word(tmp_path: 
             video.count = counted
             assert sum(1 for _ in video) == 147
         assert (video.problem is not None) == told, counted
+
+
+def test_a_film_that_changes_its_size_on_the_way_keeps_that_of_its_first_frame(tmp_path: Path) -> None:
+    films = [
+        write_clip(tmp_path / f"{w}.mkv", [pattern(w, h, t) for t in range(3)], codec="mjpeg") for w, h in ((96, 64), (48, 32))
+    ]
+    packets = []
+    for film in films:
+        with av.open(str(film)) as container:
+            packets += [bytes(p) for p in container.demux(video=0) if p.size]
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(packets))
+    frames = [frame.image for frame in VideoReader(tmp_path / "a.mjpeg")]
+    assert [f.shape for f in frames] == [(64, 96, 3)] * 6
+    assert close(frames[2], pattern(96, 64, 2), 12)

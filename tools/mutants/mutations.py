@@ -19,7 +19,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 }  # fmt: skip
 
 # What is told to people is not judged here, and neither is a declaration.
-_TOLD = ("say", "warn", "print", "add_argument")
+_TOLD = ("say", "warn", "print", "progress", "add_argument")
 
 
 class Mutant(NamedTuple):
@@ -158,7 +158,7 @@ def _changed_expressions(node: ast.expr) -> Iterator[ast.expr]:
         yield changed
     elif isinstance(changed, ast.UnaryOp) and isinstance(changed.op, ast.Not):
         yield changed.operand
-    elif isinstance(changed, ast.IfExp):
+    elif isinstance(changed, ast.IfExp) and not (_is_sentence(changed.body) or _is_sentence(changed.orelse)):
         yield changed.body
         yield changed.orelse
     elif isinstance(changed, ast.Constant) and not isinstance(changed.value, str | bytes | type(None) | type(...)):
@@ -189,6 +189,12 @@ def _tells(node: ast.AST) -> bool:
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     return name in _TOLD
+
+
+def _is_sentence(node: ast.expr) -> bool:
+    """Words with a space between them, which are for people and no name of anything."""
+    words = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return isinstance(node, ast.Constant | ast.JoinedStr) and any(" " in word.strip() for word in words)
 
 
 def _is_type(node: ast.BinOp) -> bool:
