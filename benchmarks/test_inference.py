@@ -37,11 +37,13 @@ def test_engines(device: str) -> None:
     isa = torch.backends.cpu.get_cpu_capability()
     # With two threads an operator waits for the slower one: beside busy processes these rows say how an engine bears that.
     load = os.getloadavg()[1]
+    # Spinning threads of torch take the cores from onnxruntime's in the same process; commands let them sleep (ldeq.waiting).
+    waiting = "asleep" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "spinning"
     what = (
-        f"inference by engine, fp32, {isa}, load {load:.0f} in the last five minutes; forward: stem and one evaluation; "
-        "full solve: four; processor time with one thread"
+        f"inference by engine, fp32, {isa}, load {load:.0f} in the last five minutes, torch's threads wait {waiting}; forward: "
+        "stem and one evaluation; full solve: four; processor time with one thread"
     )
-    save("inference", what, results, isa=isa, load=load)
+    save("inference" if waiting == "spinning" else "inference_asleep", what, results, isa=isa, load=load)
 
 
 def test_engines_agree_on_photos(device: str) -> None:

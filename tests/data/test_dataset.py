@@ -202,6 +202,10 @@ def test_normalise() -> None:
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close(normalise(images), (images.float() / 255 - mean) / std)
+    # As pictures lie in memory: pixel by pixel.
+    lying = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(normalise(lying), normalise(images))
+    assert normalise(lying).stride() == lying.stride()
     with pytest.raises(ValueError, match="takes uint8 images"):
         normalise(images.float())
 

@@ -73,6 +73,25 @@ def test_the_folded_copy_gives_the_modules_answer(engine: str, solver: str, layo
     assert out.z.is_contiguous()
 
 
+@pytest.mark.parametrize("side", [0, 8])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_small_and_large_maps_read_the_state_in_any_layout(
+    side: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small maps go through matrix products, larger ones through convolutions; these are of 8 x 8."""
+    monkeypatch.setattr("ldeq.models.inference.packed.SIDE", side)
+    model, images = make(), pictures(3)
+    nn.init.normal_(model.cell.head.bias)
+    z0 = torch.rand(3, 7, 8, 8).contiguous(memory_format=layout)
+    with torch.no_grad():
+        out = model(images, z0, 0)
+        assert (engines._engine(model)._run._first is not None) == (side == 8)  # type: ignore[union-attr]
+    with torch.enable_grad():
+        wanted = model(images, z0, 0).z.detach()
+    torch.testing.assert_close(out.z, wanted, rtol=1e-4, atol=1e-4)
+    assert out.z.is_contiguous()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_samples_that_stop_early_are_let_go_as_in_the_modules(engine: str) -> None:
     model, images = make(engine, max_iter=12, tol=1e-2, compact=0.9), pictures(5)

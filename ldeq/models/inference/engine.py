@@ -78,7 +78,7 @@ class PackedEngine:
         return injection_term(self._run, self._folded, images.contiguous(memory_format=torch.channels_last))
 
     def evaluate(self, z: Tensor, term: Tensor) -> Tensor:
-        return evaluation(self._run, self._folded, z.contiguous(memory_format=torch.channels_last), term)
+        return evaluation(self._run, self._folded, z, term)
 
 
 class _Copies:
