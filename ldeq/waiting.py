@@ -2,7 +2,7 @@
 
 By default they spin. Where another process needs a core, whoever spins takes the time that the thread it waits for would need,
 and between two operators of torch the spinning threads take the cores from onnxruntime's. Small-68, two threads of two cores,
-AVX-512, median ms of a full solve, on cores of its own and beside ten other processes:
+AVX-512, median ms of a full solve, nearly alone and at a load of 11 to 114:
 
 | engine | spinning | asleep |
 | --- | --- | --- |
