@@ -69,6 +69,8 @@ def from_npm() -> dict[str, bytes]:
         )
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--prefer-offline", "--ignore-scripts"]
+        # Without a network npm would try for a minute by default.
+        command += ["--fetch-retries=1", "--fetch-retry-mintimeout=2000"]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -61,8 +61,8 @@ export class Trace {
     const context = canvas.getContext("2d");
     context.scale(scale, scale);
     const values = this.rows.flatMap((row) => row.values).filter(Number.isFinite);
-    const top = niceTop(Math.max(0.1, ...values));
-    const left = 44;
+    const top = niceTop(Math.max(0.5, ...values));
+    const left = 52;
     const y = (value) => height - 6 - (value / top) * (height - 18);
     context.font = "12px system-ui, sans-serif";
     context.textAlign = "right";
