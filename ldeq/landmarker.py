@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,7 @@ from .threads import ThreadChoice, apply_threads, choose_threads
 from .video.filters import filter_from_text
 from .video.stream import PointFilter, Stream
 from .video.tracking import FaceState, Tracker, TrackingSettings
+from .waiting import threads_sleep
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -81,7 +83,7 @@ class Landmarker:
         chosen = checked_engine(engine, place)
         if threads is not None and place.type == "cpu":
             count = 0 if threads == "auto" else int(threads)
-            choice = ThreadChoice(count, "asked for", count, fixed=True) if count else choose_threads()
+            choice = ThreadChoice(count, "asked for", count, fixed=True) if count else threads_for(chosen)
             apply_threads(choice)
         landmarker = cls(load_pretrained(name, place), choice)
         landmarker.model.engine = chosen
@@ -225,6 +227,11 @@ class Landmarker:
             max_faces=max_faces,
             fps=fps,
         )
+
+
+def threads_for(engine: str) -> ThreadChoice:
+    """The number of threads for inference on the CPU by an engine in this process."""
+    return choose_threads(gives_way=engine == "onnxruntime" and threads_sleep(os.environ))
 
 
 def checked_engine(engine: str, device: torch.device) -> str:

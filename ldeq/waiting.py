@@ -16,7 +16,7 @@ commands do. This module therefore needs nothing but the standard library.
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import NamedTuple
@@ -51,6 +51,11 @@ def choose_waiting(environment: MutableMapping[str, str]) -> Waiting:
         if find_spec(package) is None:
             return Waiting(None, f"spinning, as torch does by itself: {package} is not installed")
     return Waiting("passive", "asleep, so that onnxruntime and other programs have the cores")
+
+
+def threads_sleep(environment: Mapping[str, str]) -> bool:
+    """Whether the threads of a process with this environment sleep while they wait."""
+    return environment.get(VARIABLE, "").lower() == "passive"
 
 
 def apply_waiting(program: Sequence[str], words: Sequence[str], environment: MutableMapping[str, str]) -> None:

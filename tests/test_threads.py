@@ -11,6 +11,7 @@ import torch
 from ldeq import Landmarker
 from ldeq.cli import main
 from ldeq.errors import LdeqError
+from ldeq.landmarker import threads_for
 from ldeq.threads import ThreadChoice, ThreadTuner, choose_threads, cpu_quota, others_busy, usable_cores
 
 
@@ -205,3 +206,31 @@ def test_doctor_says_how_many_threads_are_taken_and_why(
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert main(["doctor"]) == 0
     assert "OMP_NUM_THREADS=5" in capsys.readouterr().out
+
+
+def test_what_gives_way_takes_all_cores_beside_other_work(trees: tuple[Path, Path], cores: None) -> None:
+    running(trees[1], 100)
+    assert choose_threads(*trees, {}).count == 1
+    assert choose_threads(*trees, {}, gives_way=True).count == 8
+    write(trees[0], cpu__max="200000 100000")
+    assert choose_threads(*trees, {}, gives_way=True).count == 2
+    assert choose_threads(*trees, {"OMP_NUM_THREADS": "3"}, gives_way=True).count == 3
+
+
+@pytest.mark.parametrize(
+    ("engine", "policy", "expected"),
+    [
+        ("onnxruntime", "passive", True),
+        ("onnxruntime", "PASSIVE", True),
+        ("onnxruntime", "active", False),
+        ("torch", "passive", False),
+    ],
+)
+def test_only_onnxruntime_beside_sleeping_threads_gives_way(
+    engine: str, policy: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    monkeypatch.setattr("ldeq.landmarker.choose_threads", lambda gives_way: asked.append(gives_way))
+    threads_for(engine)
+    assert asked == [expected]

@@ -26,7 +26,7 @@ from ..ops.library import show_config
 from ..threads import choose_threads
 from ..video.encoders import choose_encoder
 from ..video.reading import DEFAULT_RATE, VideoError, require_av
-from ..waiting import choose_waiting
+from ..waiting import choose_waiting, threads_sleep
 
 
 @dataclass
@@ -79,7 +79,9 @@ def examine() -> dict[str, dict[str, Any]]:
 
 
 def _threads() -> str:
-    choice = choose_threads()
+    sleep = choose_waiting(os.environ).policy == "passive" or threads_sleep(os.environ)
+    engine = choose_engine(resolve_device("auto"))[0]
+    choice = choose_threads(gives_way=sleep and engine == "onnxruntime")
     return f"{choice.count} of {os.cpu_count()} cores for predict, video, webcam and eval: {choice.reason}"
 
 

@@ -16,9 +16,9 @@ from ..engine.device import resolve_device
 from ..engine.report import REPORT, is_report, markdown_table, write_report
 from ..engine.settings import SettingsError
 from ..engine.weights import Pretrained, find_weights
-from ..landmarker import checked_engine
+from ..landmarker import checked_engine, threads_for
 from ..models import LDEQ
-from ..threads import apply_threads, choose_threads
+from ..threads import apply_threads
 from ..video import evaluation as videos
 from ..video.filters import FILTERS, Filter, filter_from_text
 from ..video.tracking import Tracker, TrackingSettings
@@ -87,7 +87,7 @@ class Eval:
         engine = checked_engine(self.engine, device)
         self._check_report()
         if device.type == "cpu":
-            apply_threads(choose_threads())
+            apply_threads(threads_for(engine))
         pretrained = load_pretrained(self.model, device)
         pretrained.model.engine = engine
         if is_video_spec(self.data):
