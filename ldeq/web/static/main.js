@@ -108,7 +108,10 @@ async function follow(source, run) {
     if (!next || run !== state.run) return;
     reader.drawImage(next.image, 0, 0, frame.width, frame.height);
     const picture = reader.getImageData(0, 0, frame.width, frame.height);
-    if (!state.shown) show({}); // the picture itself, before the first solve
+    if (!state.shown) {
+      showPictures(); // before the first solve
+      show({});
+    }
     if (next.jumped && rwr.active) restartAtLast();
     state.time += next.dt;
     const seen = await look(picture, next.dt);
@@ -174,6 +177,7 @@ function report(seen, { dt }) {
   const now = performance.now();
   speed.frames = speed.frames.filter((time) => time > now - 2000);
   speed.frames.push(now);
+  showPictures();
   show(seen);
   numbers(now);
 }
@@ -203,6 +207,11 @@ function numbers(now) {
   });
 }
 
+function showPictures() {
+  for (const stage of stages) stage.firstElementChild.getContext("2d").drawImage(frame, 0, 0);
+}
+
+// Draws what lies over the pictures that are shown. The next frame may be in the works already.
 function show(seen) {
   state.shown = seen;
   const style = getComputedStyle(document.documentElement);
@@ -212,7 +221,6 @@ function show(seen) {
   const guide = state.choosing ?? (points[0] || points[1] || rwr.active ? null : guideBox(frame));
   stages.forEach((stage, i) => {
     const [picture, overlay] = stage.children;
-    picture.getContext("2d").drawImage(frame, 0, 0);
     const { context, unit } = overlayContext(overlay, frame.width, frame.height);
     const bright = colour(["--left-bright", "--right-bright"][i]);
     const paint = (target, pixel) => points[i] && drawFace(target, points[i], model.about.layout, bright, pixel);
