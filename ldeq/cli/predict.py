@@ -126,7 +126,7 @@ class Predict:
         return label(
             list({picture.name: picture for picture in pictures}.values()),
             JsonLines(target, list(dict.fromkeys(picture.name for picture in pictures)), about, rank, world),
-            lambda: Landmarker.load(self.model, self.device, threads=None if world > 1 else "auto"),
+            lambda: Landmarker.load(self.model, self.device, threads=None if world > 1 else "auto", engine=self.engine),
             self.batch,
             boxes,
             self.cropped,

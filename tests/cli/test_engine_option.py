@@ -53,6 +53,16 @@ def test_predict_gives_the_same_points_by_each_engine(face: Path, tmp_path: Path
 
 @needs_onnxruntime
 @pytest.mark.parametrize(("engine", "expected"), [("torch", False), ("onnxruntime", True)])
+def test_labels_line_by_line_come_from_the_engine_asked_for(
+    engine: str, expected: bool, face: Path, weights: Path, tmp_path: Path, engines_that_ran: set[bool]
+) -> None:
+    options = ["--cropped", "--model", str(weights), "--device", "cpu", "--engine", engine]
+    assert main(["predict", str(face), *options, "--jsonl", str(tmp_path / "labels.jsonl")]) == 0
+    assert engines_that_ran == {expected}
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize(("engine", "expected"), [("torch", False), ("onnxruntime", True)])
 def test_eval_scores_by_the_engine_asked_for(
     engine: str, expected: bool, weights: Path, engines_that_ran: set[bool], capsys: pytest.CaptureFixture[str]
 ) -> None:
