@@ -11,8 +11,10 @@ NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -nam
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
 
+# As many processes as cores, each with one thread and with the next file of tests that nobody has.
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile
 	$(BIN)/python tools/fuzz.py --rounds 1
 	$(MAKE) --no-print-directory test-device
 
@@ -28,8 +30,14 @@ fuzz: $(VENV)/.installed-dev
 # The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, and their PTX; the Triton kernels in the interpreter
 # and ahead of time. A process each, since Triton takes to its interpreter when it is first imported.
 test-device: $(VENV)/.installed-dev
+	$(MAKE) --no-print-directory -j2 --output-sync=target test-host test-ptx test-triton
+
+.PHONY: test-host test-ptx test-triton
+test-host: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/host
+test-ptx: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/ptx
+test-triton: $(VENV)/.installed-dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels tests/device
 
 # The same operators, solves and models on a GPU; then a part of them under compute-sanitizer, which sees accesses past the end
