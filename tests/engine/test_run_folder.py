@@ -334,7 +334,7 @@ def test_a_disk_without_locks_gets_a_word_and_still_refuses_a_living_process(
     def unsupported(file: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(lock_module, "_lock", unsupported)
+    monkeypatch.setattr(lock_module, "lock_file", unsupported)
     with RunLock(tmp_path) as lock:
         assert lock.warning is not None and "knows no locks" in lock.warning
         host = lock.path.read_text().split()[1]

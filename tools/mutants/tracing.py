@@ -85,7 +85,7 @@ class Limits:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         usual = self.seconds.get(item.nodeid, 1.0)
-        timer = threading.Timer(20.0 + 10.0 * usual, self._end, [item.nodeid])
+        timer = threading.Timer(60.0 + 10.0 * usual, self._end, [item.nodeid])
         timer.daemon = True
         timer.start()
         try:
