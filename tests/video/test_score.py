@@ -148,6 +148,20 @@ def test_the_mesh_of_mediapipe_can_be_scored() -> None:
     assert figures["nme"] == 0 and figures["mouth"] == 0
 
 
+def test_the_mesh_names_points_of_the_rims_that_mediapipe_publishes() -> None:
+    """`FACEMESH_RIGHT_EYE`, `FACEMESH_LEFT_EYE` (the person's) and the inner ring of `FACEMESH_LIPS`."""
+    rims = {
+        "left_eye": {33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173},
+        "right_eye": {263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398},
+        "mouth": {78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95},
+    }
+    for count in (468, 478):
+        layout = TRACK_LAYOUTS[count]
+        assert set(layout.outer_eyes) == {33, 263}
+        for name, opening in layout.openings.items():
+            assert {*opening.upper, *opening.lower} <= rims[name]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
