@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ArgumentError, LdeqError
+from .errors import ArgumentError
 
 SLOWEST = 1e-6
 """Frames a second: a picture in eleven days. The arithmetic of the filters and the scores holds from here on."""
@@ -17,7 +17,7 @@ FASTEST = 100_000
 """Frames a second; high-speed cameras with faces before them stay below."""
 
 
-class InputError(LdeqError, ValueError):
+class InputError(ArgumentError):
     """A picture, a box or a time that cannot be used; the message says what it must be."""
 
 

@@ -8,6 +8,7 @@ Every tensor counts the writes to it, so a check costs a few integer comparisons
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import string_at
 from weakref import ref
 
 import torch
@@ -18,7 +19,8 @@ from .compaction import Selectable
 
 is_functorch_wrapped_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 
-# Numbers of a tensor that are compared if its writes are not counted.
+# What is compared of a tensor if its writes are not counted: all of it up to so many bytes, else so many of its numbers.
+WHOLE = 1 << 14
 SAMPLED = 64
 
 # Calls of a solve whose argument is compared in any case. One is not enough: zeros stay zeros if f multiplies them.
@@ -157,8 +159,10 @@ def _has_address(t: Tensor) -> bool:
 
 
 def _sample(t: Tensor) -> bytes | None:
-    """Some numbers of a tensor; None on a device, where reading them would wait for it."""
-    if t.device.type != "cpu":
+    """What is compared of a tensor; None on a device, where reading would wait for it, and where its numbers have gaps."""
+    if t.device.type != "cpu" or not t.is_contiguous():
         return None
-    flat = t.detach().reshape(-1) if t.is_contiguous() else t.detach().flatten()[:0]
-    return flat[:: max(1, flat.numel() // SAMPLED)].double().numpy().tobytes()
+    if t.nbytes <= WHOLE:  # a copy of the bytes is made sooner than a tensor of a few numbers
+        return string_at(t.data_ptr(), t.nbytes)
+    flat = t.detach().reshape(-1)
+    return flat[:: flat.numel() // SAMPLED].double().numpy().tobytes()

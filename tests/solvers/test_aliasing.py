@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from ldeq.errors import LdeqError
 from ldeq.ops import use_backend
-from ldeq.solvers import SOLVERS, Solution
+from ldeq.solvers import SOLVERS, Solution, fixed_point
+from ldeq.solvers.evaluation import WHOLE
 
 Solver = Callable[..., Solution]
 Map = Callable[[Tensor], Tensor]
@@ -62,6 +64,18 @@ def test_an_argument_changed_behind_the_count_of_writes_is_refused(f: Map, solve
     with use_backend(backend), pytest.raises(ValueError, match="f changed its argument in place") as found:
         solver(f, torch.ones(2, 5))
     assert isinstance(found.value, LdeqError)  # which what catches errors of the package catches
+
+
+@pytest.mark.parametrize(("rows", "changed"), [(4, (2, 777)), (64, slice(None))], ids=["one number", "a large tensor"])
+def test_a_small_argument_is_compared_whole_and_of_a_large_one_some_numbers(rows: int, changed: Any) -> None:
+    def f(z: Tensor) -> Tensor:
+        z.data[changed] += 1
+        return 0.5 * z
+
+    z0 = torch.ones(rows, 1000)
+    assert (z0.nbytes <= WHOLE) == (rows == 4)
+    with pytest.raises(ValueError, match="f changed its argument in place"):
+        fixed_point(f, z0)
 
 
 @each_solver

@@ -49,6 +49,12 @@ def moving(seed: int, count: int, noise: float = 3.0) -> Iterator[NDArray[np.uin
         yield shifted(image, 8 * np.cos(t / 9) - 8, 8 * np.sin(t / 9), noise, t)
 
 
+def pattern(width: int, height: int, t: int = 0) -> NDArray[np.uint8]:
+    """Smooth colours, red to the right and green down, blue in time: codecs keep it within a few levels."""
+    x, y = np.meshgrid(np.linspace(20, 220, width), np.linspace(20, 220, height))
+    return np.stack((x, y, np.full_like(x, 40 + 6 * t)), axis=-1).astype(np.uint8)
+
+
 def write_clip(
     path: Path,
     frames: Sequence[NDArray[np.uint8]],

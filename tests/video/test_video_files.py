@@ -1,4 +1,4 @@
-"""Reading and writing: rotations, odd sizes, frame rates that vary, sound, and every kind of broken file."""
+"""Reading and writing: rotations, odd sizes, frame rates that vary, and every kind of broken file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import read_clip, write_clip
+from clips import pattern, read_clip, write_clip
 from numpy.typing import NDArray
 
 from ldeq import Face
@@ -21,12 +21,6 @@ from ldeq.video.encoders import Encoder, choose_encoder
 from ldeq.video.landmark_files import CsvLandmarks, JsonLandmarks
 from ldeq.video.reading import VideoError, VideoReader
 from ldeq.video.writing import VideoWriter
-
-
-def pattern(width: int, height: int, t: int = 0) -> NDArray[np.uint8]:
-    """Smooth colours, red to the right and green down, blue in time: codecs keep it within a few levels."""
-    x, y = np.meshgrid(np.linspace(20, 220, width), np.linspace(20, 220, height))
-    return np.stack((x, y, np.full_like(x, 40 + 6 * t)), axis=-1).astype(np.uint8)
 
 
 def close(a: NDArray[np.uint8], b: NDArray[np.uint8], levels: float = 6) -> bool:
@@ -113,64 +107,6 @@ def test_what_is_written_plays_in_a_browser(tmp_path: Path) -> None:
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
     data = out.path.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
-
-
-@pytest.mark.parametrize("codec, suffix, expected", [("aac", "mp4", "aac"), ("mp3", "mp4", "mp3"), ("pcm_s16le", "mkv", "aac")])
-def test_the_sound_goes_along(tmp_path: Path, codec: str, suffix: str, expected: str) -> None:
-    frames = [pattern(96, 64, t) for t in range(25)]
-    path = write_clip(tmp_path / f"a.{suffix}", frames, sound=codec)
-    with VideoReader(path) as video, VideoWriter(tmp_path / "b.mp4", 96, 64, video.rate, path, video.start) as out:
-        assert video.has_audio
-        for frame in video:
-            out.write(frame.image, frame.time)
-    levels, rate = [], 0
-    with av.open(str(tmp_path / "b.mp4")) as container:
-        (stream,) = container.streams.audio
-        assert stream.codec_context.codec.canonical_name == expected
-        for sound in container.decode(audio=0):
-            rate = sound.sample_rate
-            levels.append(sound.to_ndarray().ravel().astype(np.float64))
-    samples = np.concatenate(levels)
-    assert len(samples) / rate == pytest.approx(1.0, abs=0.12)
-    # The tone: 0.06 rad a sample at 44.1 kHz.
-    spectrum = np.abs(np.fft.rfft(samples))
-    assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(0.06 * 44_100 / (2 * np.pi), rel=0.02)
-
-
-@pytest.mark.parametrize("suffix", [".m4v", ".mov", ".mkv"])
-@pytest.mark.parametrize("codec", ["mp3", "flac"])
-def test_sound_that_a_kind_of_file_does_not_take_is_encoded_anew(tmp_path: Path, codec: str, suffix: str) -> None:
-    path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(10)], sound=codec)
-    with VideoWriter(tmp_path / f"b{suffix}", 96, 64, 25, path) as out:
-        for t in range(10):
-            out.write(pattern(96, 64, t), t / 25)
-    with av.open(str(out.path)) as container:
-        seconds = sum(f.samples / f.sample_rate for f in container.decode(audio=0))
-    # As long as the pictures, the last one's time on the screen included.
-    assert seconds == pytest.approx(0.4, abs=0.06)
-
-
-@pytest.mark.parametrize(("codec", "suffix"), [("aac", ".mp4"), ("flac", ".mov")], ids=["copied", "encoded"])
-def test_sound_that_begins_after_the_pictures_keeps_its_distance(tmp_path: Path, codec: str, suffix: str) -> None:
-    path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(25)], sound=codec)
-    with VideoWriter(tmp_path / f"b{suffix}", 96, 64, 25, path, -0.5) as out:
-        for t in range(50):
-            out.write(pattern(96, 64, t), t / 25)
-    with av.open(str(out.path)) as container:
-        heard = [(float(f.time), np.abs(f.to_ndarray()).max()) for f in container.decode(audio=0) if f.time is not None]
-    loud = max(level for _, level in heard)
-    assert next(time for time, level in heard if level > loud / 3) == pytest.approx(0.5, abs=0.06)
-
-
-def test_sound_that_nobody_can_decode_is_left_out_and_told(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.mkv", [pattern(96, 64, t) for t in range(5)], sound="pcm_s16le")
-    path.write_bytes(path.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
-    with VideoReader(path) as video, VideoWriter(tmp_path / "b.mp4", 96, 64, video.rate, path) as out:
-        for frame in video:
-            out.write(frame.image, frame.time)
-    assert out.problem is not None
-    assert "does not know its codec" in out.problem
-    assert len(read_clip(tmp_path / "b.mp4")) == 5
 
 
 def test_a_cover_is_no_film(tmp_path: Path) -> None:

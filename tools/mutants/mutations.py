@@ -69,13 +69,7 @@ def mutants_of(tree: Path, file: str) -> list[Mutant]:
 def _faults(
     node: ast.AST, function: str, scope: str, lines: tuple[int, int]
 ) -> Iterator[tuple[ast.expr | ast.stmt, str, str, tuple[int, int]]]:
-    if isinstance(node, ast.stmt):
-        lines = _lines(node, function, lines)
-    if isinstance(node, ast.FunctionDef):
-        function = scope + node.name
-        scope = f"{function}.<locals>."
-    elif isinstance(node, ast.ClassDef):
-        scope += f"{node.name}."
+    function, scope, lines = _inside(node, function, scope, lines)
     if isinstance(node, ast.expr):
         for changed in _changed_expressions(node):
             yield node, f"({ast.unparse(changed)})", function, lines
@@ -91,16 +85,22 @@ def statement_at(source: str, line: int) -> tuple[str, int, int]:
     function, scope, lines = "", "", (0, 0)
     node: ast.AST | None = ast.parse(source)
     while node is not None:
-        if isinstance(node, ast.stmt):
-            lines = _lines(node, function, lines)
-        if isinstance(node, ast.FunctionDef):
-            function = scope + node.name
-            scope = f"{function}.<locals>."
-        elif isinstance(node, ast.ClassDef):
-            scope += f"{node.name}."
+        function, scope, lines = _inside(node, function, scope, lines)
         held = (n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt | ast.excepthandler | ast.match_case))
         node = next((n for n in held if _first_line(n) <= line <= _last_line(n)), None)
     return function, *lines
+
+
+def _inside(node: ast.AST, function: str, scope: str, lines: tuple[int, int]) -> tuple[str, str, tuple[int, int]]:
+    """The function, the prefix of names and the lines that run, for what a node holds."""
+    if isinstance(node, ast.stmt):
+        lines = _lines(node, function, lines)
+    if isinstance(node, ast.FunctionDef):
+        function = scope + node.name
+        scope = f"{function}.<locals>."
+    elif isinstance(node, ast.ClassDef):
+        scope += f"{node.name}."
+    return function, scope, lines
 
 
 def _first_line(node: ast.stmt | ast.excepthandler | ast.match_case) -> int:
