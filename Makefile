@@ -21,7 +21,7 @@ test: lint
 # The documentation as a folder of pages, build/site; a link or a name that leads nowhere ends it.
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; its search needs a server: $(BIN)/python -m http.server -d build/site"
 
 # A million cases; a run that was stopped goes on where it was.
 fuzz: $(VENV)/.installed-dev

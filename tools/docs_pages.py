@@ -67,6 +67,14 @@ def on_page_content(content: str, **_: Any) -> str:
     return _FORMULA.sub(drawn, content)
 
 
+def _default(value: str) -> str:
+    """What a reader would type to get the default; nothing if there is none, or if it is made when the command runs."""
+    value = re.sub(r"^Path\((.*)\)$", r"\1", value).strip("'\"")
+    if value in ("", "None", "False") or "field(" in value:
+        return ""
+    return "on" if value == "True" else f"`{value}`"
+
+
 def _options(name: str) -> str:
     """What a command's class in ldeq.cli says of itself, and a table of its options; the same that ``--help`` shows."""
     module, _, kind = name.rpartition(".")
@@ -80,8 +88,11 @@ def _options(name: str) -> str:
         if "OmitArgPrefixes" in annotation:
             continue
         shown = field.name.upper() if "Positional" in annotation else "--" + field.name.replace("_", "-")
+        if annotation == "bool" and str(field.value) == "True":
+            shown += f"`, `--no-{field.name.replace('_', '-')}"
         short = re.search(r"aliases=\['(-\w)'\]", annotation)
-        default = "" if field.value is None or "field(" in str(field.value) else f"`{field.value}`"
+        default = _default("" if field.value is None else str(field.value))
         text = " ".join(field.docstring.value.split()).replace("``", "`").replace("|", "\\|") if field.docstring else ""
         rows.append(f"| `{shown}`{f', `{short[1]}`' if short else ''} | {default} | {text} |")
-    return "\n".join([command.docstring.value, "", "| option | default | |", "| --- | --- | --- |", *rows])
+    about = re.sub(r"^(Example: )(ldeq .+?)(, then .+)?$", r"\1`\2`\3", command.docstring.value, flags=re.MULTILINE)
+    return "\n".join([about, "", "| option | default | |", "| --- | --- | --- |", *rows])

@@ -23,6 +23,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-ten-minutes.md"
 
+EXTRAS = "video,export,web"
+"""What the steps need besides the base."""
+
 SETTINGS = """\
 model: {preset: tiny, landmarks: 98}
 data:
@@ -86,6 +89,11 @@ STEPS = (
         "Use it outside of PyTorch",
         "ldeq export small-68 --onnx small-68.onnx --verify",
         ("small-68.onnx",),
+    ),
+    Step(
+        "A page to see it move, with your camera",
+        "ldeq web page",
+        ("page/index.html", "page/model/evaluation.onnx"),
     ),
 )
 
@@ -158,7 +166,7 @@ def main(wheel: str, *torch: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, begin = Path(name), time.monotonic()
         venv.create(folder / "venv", with_pip=True)
-        wanted = [*torch, f"{Path(wheel).resolve()}[video,export]"]
+        wanted = [*torch, f"{Path(wheel).resolve()}[{EXTRAS}]"]
         subprocess.run([folder / "venv/bin/python", "-m", "pip", "install", "--quiet", *wanted], check=True)
         seconds = time.monotonic() - begin
         work = folder / "work"
@@ -177,7 +185,7 @@ def main(wheel: str, *torch: str) -> None:
         records = run_steps(run, work)
         load = f"load {os.getloadavg()[1]:.0f} in the last five minutes"
         about = f"Python {platform.python_version()}, {os.cpu_count()} {platform.machine()} cores without a GPU, {load}."
-        packages = " ".join([*torch, f'"{Path(wheel).name}[video,export]"'])
+        packages = " ".join([*torch, f'"{Path(wheel).name}[{EXTRAS}]"'])
         install = f"python -m venv venv && . venv/bin/activate\npip install {packages}"
         PAGE.write_text(page(records, install, seconds, about))
         print(f"wrote {PAGE}")

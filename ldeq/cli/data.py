@@ -74,6 +74,7 @@ class MakeFaces:
     count: int = 1000
     """Faces of the train list; the test list gets a fifth of that, from another seed."""
     seed: int = 0
+    """Another seed draws other faces."""
     size: int = 256
     """Side of the pictures in pixels."""
 
@@ -105,6 +106,7 @@ class MakeClips:
     hard: int = 50
     """Clips with fast motion, things before the face, blur, noise and changing light."""
     seed: int = 0
+    """Another seed makes other motion, noise and things before the face."""
     part: Literal["tune", "test", "all"] = "test"
     """Photos to use: ``tune`` and ``test`` show different people, so that filters are tuned on others than those that
     judge them."""

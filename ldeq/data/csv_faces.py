@@ -23,7 +23,7 @@ from ldeq.data.layouts import Layout
 from ldeq.data.own_sets import Convention, PictureFolder, find_layout, own_face
 from ldeq.data.paths import some_of
 from ldeq.data.records import FaceRecord, FaceSet, none_left
-from ldeq.data.text import read_lines
+from ldeq.data.text import decimal, decimals, read_lines
 from ldeq.files import user_path
 
 _IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "picture")
@@ -211,7 +211,7 @@ class _Rows:
     @staticmethod
     def _floats(cells: list[str], where: str) -> NDArray[np.float64]:
         try:
-            return np.array([float(cell) if cell.strip() else np.nan for cell in cells])
+            return decimals([cell if cell.strip() else "nan" for cell in cells])
         except ValueError:
             word = next(cell for cell in cells if not _is_number(cell))
             hint = "; write a decimal point, not a comma" if "," in word else ""
@@ -220,7 +220,7 @@ class _Rows:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell or "0")
+        decimal(cell or "0")
     except ValueError:
         return not cell.strip()
     return True

@@ -13,7 +13,7 @@ from ldeq.data.labels import label_fault
 from ldeq.data.layouts import IBUG68, Layout
 from ldeq.data.paths import entries, some_of
 from ldeq.data.records import IMAGE_SUFFIXES, FaceRecord, FaceSet, none_left
-from ldeq.data.text import read_text
+from ldeq.data.text import decimals, read_text
 from ldeq.files import user_path
 
 # Bytes of a .pts file; 68 points take about 1,500.
@@ -141,7 +141,7 @@ def read_pts(path: str | os.PathLike[str], count: int = 68, base: float = 1.0) -
     # A file without braces may still carry its header lines.
     lines = [line for line in body.splitlines() if line.strip() and ":" not in line]
     try:
-        points = np.array([[float(value) for value in line.replace(",", " ").split()] for line in lines])
+        points = np.array([decimals(line.replace(",", " ").split()) for line in lines])
     except ValueError:
         raise LabelError(path, "it is not made of lines with two numbers, x and y") from None
     if points.shape != (count, 2):

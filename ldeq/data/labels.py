@@ -26,6 +26,9 @@ SMALLEST_EXTENT = 1.0
 SMALLEST_NORMALISER = 1e-3
 """Least distance between the outer eye corners, as a fraction of the landmarks' extent."""
 
+_FAR = 20.0
+"""A landmark is at fault if it lies so many times as far from the middle as the next one."""
+
 
 def label_fault(
     points: NDArray[Any],
@@ -43,8 +46,9 @@ def label_fault(
     """
     if np.shape(points) != (layout.count, 2):
         return f"{layout.count} points (x, y) expected, an array of shape {np.shape(points)} found"
-    fault = None if sound(points, layout) else _fault(np.asarray(points, np.float64), layout)
-    return fault or _outside(np.asarray(points, np.float64), size) or _rect_fault(rect, size)
+    array = np.asarray(points, np.float64)
+    fault = None if sound(points, layout) else _fault(array, layout)
+    return fault or _outside(array, size) or _rect_fault(rect, size)
 
 
 def sound(points: NDArray[Any], layout: Layout) -> NDArray[np.bool_]:
@@ -72,6 +76,12 @@ def _fault(points: NDArray[np.float64], layout: Layout) -> str:
     if extent < SMALLEST_EXTENT:
         return f"the landmarks span {extent:.3g} pixels; are they fractions of the picture's size?"
     a, b = layout.outer_eyes
+    # Beside one that lies far away, the eyes coincide, too: the far one is at fault.
+    middle = np.median(points, axis=0)
+    away = np.abs(points - middle).max(1)
+    if away.max() > _FAR * np.sort(away)[-2]:
+        odd = int(np.argmax(away))
+        return f"landmark {odd} lies at {_place(points[odd])}, far from all others about {_place(middle)}"
     return f"landmarks {a} and {b}, whose distance normalises errors, coincide"
 
 

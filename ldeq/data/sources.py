@@ -18,6 +18,7 @@ from ldeq.data.ibug300w import load_300w
 from ldeq.data.own_sets import Convention
 from ldeq.data.pts_faces import load_pts
 from ldeq.data.records import Faces, FaceSet
+from ldeq.data.text import decimal
 from ldeq.data.wflw import load_hih, load_wflw
 from ldeq.data.wflw_v import VideoSet, load_wflw_v
 from ldeq.files import user_path
@@ -139,7 +140,7 @@ def _with_axis(faces: FaceSet, spec: str, options: dict[str, str]) -> FaceSet:
         said = found.text() if found.clear else f"{found.text()}: no more than chance, so it is taken as 0"
         return replace(faces, axis=found.offset if found.clear else 0.0, notes=(*faces.notes, said + "."))
     try:
-        axis = float(text)
+        axis = decimal(text)
     except ValueError:
         axis = math.nan
     if not abs(axis) <= _FARTHEST_AXIS:

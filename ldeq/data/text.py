@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ldeq.data.errors import DataError
 from ldeq.files import user_path
@@ -82,6 +85,23 @@ def read_text(path: str | os.PathLike[str], limit: int = LARGEST_DOCUMENT) -> st
     if "\0" in text:
         raise _nul(source, text.count("\n", 0, text.index("\0")) + 1)
     return text
+
+
+def decimals(words: Sequence[str]) -> NDArray[np.float64]:
+    """Numbers as label files write them. Python itself would read ``1_0`` as ten, and take the digits of any script.
+
+    Raises:
+        ValueError: if a word is no such number.
+    """
+    together = "".join(words)
+    if "_" in together or not together.isascii():
+        raise ValueError("an underscore, or a character outside of ASCII")
+    return np.array(words, dtype=np.float64)
+
+
+def decimal(word: str) -> float:
+    """One number of `decimals`."""
+    return float(decimals([word])[0])
 
 
 def _open(path: Path, limit: int) -> BinaryIO:

@@ -15,7 +15,7 @@ from ldeq.data.layouts import WFLW98
 from ldeq.data.paths import inside, some_of
 from ldeq.data.pictures import read_header
 from ldeq.data.records import FaceRecord, Faces, FaceSet, none_left, write_image
-from ldeq.data.text import read_lines
+from ldeq.data.text import decimals, read_lines
 from ldeq.files import user_path, write_atomically
 
 WFLW_ATTRIBUTES: tuple[str, ...] = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
@@ -150,7 +150,7 @@ def _parse(line: str, number: int, source: Path, images: Path) -> FaceRecord:
         plain = ": is this list_98pt_test instead of list_98pt_rect_attr?" if len(columns) in (196, 197) else "."
         raise DataError(f"{_COLUMNS} columns expected, {len(columns)} found in line {number} of {source}{plain}")
     try:
-        values = np.array(columns[:206], dtype=np.float64)
+        values = decimals(columns[:206])
     except ValueError:
         raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
     x1, y1, x2, y2 = values[196:200].tolist()
@@ -201,7 +201,7 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
             raise DataError(f"197 columns (name, x and y of 98 points) expected, {len(columns)} found in line "
                             f"{number} of {source}.")  # fmt: skip
         try:
-            unit = np.array(columns[1:], dtype=np.float64)
+            unit = decimals(columns[1:])
         except ValueError:
             raise DataError(f"line {number} of {source} holds a word where a number is expected.") from None
         path = inside(base / split, columns[0], f"line {number} of {source}")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import IBUG68, WFLW98, DataError, Layout, Opening
-from ..data.text import read_lines, read_text
+from ..data.text import decimal, read_lines, read_text
 from ..data.wflw_v import read_array
 from ..errors import ArgumentError
 from ..files import user_path
@@ -233,7 +233,7 @@ def _columns(names: list[str], source: Path) -> _Columns:
 
 def _number(cell: Any, where: str) -> float:
     try:
-        return float(cell)
+        return decimal(cell)
     except (TypeError, ValueError):
         raise DataError(f"{where} holds {str(cell)[:30]!r} where a number is expected.") from None
 

@@ -30,6 +30,7 @@ def test_points_are_brought_to_zero_based_pixels(tmp_path: Path) -> None:
     [
         ("1 2\n" * 67, "68 points (x, y) expected, 67 points found"),
         ("1 2 3\n" * 68, "68 points (x, y) expected, 68 lines found"),
+        ("1 1_0\n" * 68, "is not made of lines with two numbers"),
         ("1 two\n" * 68, "is not made of lines with two numbers"),
         ("1 2\n3\n" * 34, "is not made of lines with two numbers"),
         ("", "expected"),

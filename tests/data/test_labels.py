@@ -63,7 +63,7 @@ BAD: list[tuple[Callable[[np.ndarray], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), BAD)
+@pytest.mark.parametrize(("spoil", "message"), [*BAD, (put(1e5), ", 100000), far from all others about (")])
 @pytest.mark.parametrize("layout", [WFLW98, IBUG68])
 def test_the_judge_says_why(spoil: Callable[[np.ndarray], None], message: str, layout: Layout) -> None:
     points = make_points(layout, 180).astype(np.float64)

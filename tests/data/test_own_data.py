@@ -134,6 +134,7 @@ def test_a_column_split_and_tables_of_splits_choose_faces(folder: Path) -> None:
             lambda t: t.replace("p1.png,31.1000004", "p1.png,oops"),
             r"line 3 of .*labels.csv holds 'oops' where a number is expected\.",
         ),
+        (lambda t: t.replace("p1.png,31.1000004", "p1.png,3_1"), "holds '3_1' where a number is expected"),
         (lambda t: t.replace("p1.png,31.1", 'p1.png,"31,1"'), "write a decimal point, not a comma"),
         (lambda t: t.replace("p1.png", "p1.png,5"), "line 3 of .* has 16 columns, the first line 15"),
         (lambda t: t.replace("p1.png", "../p1.png"), "'../p1.png' in line 3 of .* leads out of"),

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ldeq.data import DataError, load_300w, load_wflw, load_wflw_v
 from ldeq.data import text as text_module
-from ldeq.data.text import read_lines, read_text
+from ldeq.data.text import decimal, decimals, read_lines, read_text
 from ldeq.errors import LdeqError
 
 LIST = Path("WFLW_annotations") / "list_98pt_rect_attr_train_test" / "list_98pt_rect_attr_test.txt"
@@ -104,3 +105,14 @@ def test_a_list_of_videos_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "easy.txt").write_bytes(b"a\n\xe9\n")
     with pytest.raises(DataError, match=r"byte 1 of line 2 of .*easy.txt"):
         load_wflw_v(tmp_path, "easy")
+
+
+@pytest.mark.parametrize("word", ["1_0", "١٢", "１２", "1,5", "0x10", "ten", ""])
+def test_a_number_that_only_python_reads_is_no_label(word: str) -> None:
+    with pytest.raises(ValueError):
+        decimals(["1.5", word])
+
+
+def test_numbers_of_labels_are_decimals_with_sign_and_exponent() -> None:
+    assert decimals(["1.5", "-2", "+3e2", ".25"]).tolist() == [1.5, -2.0, 300.0, 0.25]
+    assert np.isnan(decimal("nan"))

@@ -64,9 +64,10 @@ def test_list_without_attributes_is_recognised(tree_wflw: Path) -> None:
     )
 
 
-def test_bad_number_names_the_line(tree_wflw: Path) -> None:
+@pytest.mark.parametrize("word", ["oops", "1_0"])
+def test_bad_number_names_the_line(word: str, tree_wflw: Path) -> None:
     lines = (tree_wflw / LIST).read_text().splitlines()
-    lines[1] = lines[1].replace(lines[1].split()[4], "oops", 1)
+    lines[1] = lines[1].replace(lines[1].split()[4], word, 1)
     (tree_wflw / LIST).write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"line 2 of .* holds a word where a number is expected"):
         load_wflw(tree_wflw, "test")

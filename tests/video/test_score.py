@@ -170,6 +170,7 @@ def test_the_mesh_names_points_of_the_rims_that_mediapipe_publishes() -> None:
         ("frame,x_0,y_0,x_1\n", "lacks the column"),
         ("frame,x_0,x_0,y_0\n", "has the column 'x_0' twice"),
         ("frame,x_0,y_0\n0,1\n", "line 2 of .* has 2 columns, the first line 3"),
+        ("frame,x_0,y_0\n0,1,1_0\n", "line 2 of .* holds '1_0' where a number is expected"),
         ("frame,x_0,y_0\n0,1,b\n", "line 2 of .* holds 'b' where a number is expected"),
         ("frame,x_0,y_0\n0.5,1,2\n", "line 2 of .* has the number 0.5: frames are numbered from 0"),
         ("frame,x_0,y_0\n9e12,1,2\n", "frames are numbered from 0"),
