@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo docs test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu clean
+.PHONY: demo docs test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu gpu-model clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
@@ -105,6 +105,11 @@ bench-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest benchmarks -s --device cuda
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python tools/update_documents.py
+
+# Predicts what share of copy bandwidth each kernel reaches on GPUs, from its machine code: no GPU, but nvcc and Triton.
+gpu-model: $(VENV)/.installed-dev
+	PYTHONPATH=tools:tests/support:benchmarks TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m gpu_model
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -f ldeq/_C.so ldeq/_C_cuda.so ldeq/_build.json compile_commands.json

@@ -9,7 +9,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "median_ms": ("median ms", "{:.2f}".format),
     "best_ms": ("best ms", "{:.2f}".format),
     "p20_ms": ("20 % ms", "{:.2f}".format),
@@ -24,6 +24,13 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "cell_share": ("cell", "{:.0%}".format),
     "solver_share": ("solver", "{:.1%}".format),
     "rest_share": ("rest", "{:.0%}".format),
+    "us": ("H100 us", "{:.1f}".format),
+    "h100_share": ("H100", "{:.0%}".format),
+    "a100_share": ("A100", "{:.0%}".format),
+    "b200_share": ("B200", "{:.0%}".format),
+    "narrowest_load": ("narrowest load, bytes", "{:.0f}".format),
+    "in_flight_kb": ("KB in flight", "{:.0f}".format),
+    "limit": ("limit", str),
 }
 
 # What `make bench-gpu` writes: until it has, the tables say so.
@@ -55,7 +62,10 @@ def load() -> dict[str, dict[str, Any]]:
 
 def section(record: dict[str, Any]) -> list[str]:
     """One record as a heading and a table."""
-    machine = f"{record['threads']} threads" if "threads" in record else f"driver {record['driver']}, CUDA {record['cuda']}"
+    if record.get("prediction"):
+        machine = record["compilers"]
+    else:
+        machine = f"{record['threads']} threads" if "threads" in record else f"driver {record['driver']}, CUDA {record['cuda']}"
     heading = f"**{record['what']}** ({record['device']}, {machine}, torch {record['torch']}, commit {record['commit']})"
     results = record["results"]
     keys = list(dict.fromkeys(key for entry in results.values() for key in entry))

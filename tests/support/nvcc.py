@@ -50,6 +50,11 @@ def compile_unit(architecture: str, unit: Path) -> dict[str, Use]:
     return out
 
 
+def cubin(architecture: str, unit: Path, to: Path) -> None:
+    """Compiles one file to machine code."""
+    _nvcc(f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-cubin", str(unit), "-o", str(to))
+
+
 def ptx(architecture: str) -> None:
     """Compiles to PTX, which GPUs newer than all of `ARCHITECTURES` take."""
     for unit in UNITS:
