@@ -24,7 +24,7 @@ from ldeq.data.errors import DataError, FaceError, ImageError, LabelError
 from ldeq.data.ibug300w import load_300w
 from ldeq.data.labels import label_fault
 from ldeq.data.layout_files import is_known, layout_document, layout_from, read_layout
-from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Opening, Part, get_layout
+from ldeq.data.layouts import IBUG68, LAYOUTS, WFLW98, Layout, Opening, Part, get_layout, shared_indices
 from ldeq.data.normalise import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ldeq.data.own_sets import Convention
 from ldeq.data.pictures import LARGEST_PICTURE, PictureHeader, read_header, read_image
@@ -90,6 +90,7 @@ __all__ = [
     "read_header",
     "read_image",
     "read_layout",
+    "shared_indices",
     "transform_points",
     "warp",
     "write_coco",

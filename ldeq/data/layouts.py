@@ -226,6 +226,31 @@ IBUG68 = Layout(
 )
 """The 68 landmarks of 300-W (Sagonas et al., "300 Faces in-the-Wild Challenge", ICCVW 2013)."""
 
+_OF_68_IN_98 = (
+    *range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60), 60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75,
+    *range(76, 96),
+)  # fmt: skip
+
+
+def shared_indices(first: Layout, second: Layout) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The landmarks that mean the same in two layouts.
+
+    All 68 landmarks of 300-W have one of WFLW's 98 that means the same: every second point of the contour, the upper edges of
+    the brows, the nose, the lips, and of each lid the corners and the two points between them that are nearest to thirds.
+
+    Returns:
+        Indices in `first` and, in the same order, in `second`; None where nothing is known to be shared.
+    """
+    if first == second:
+        return tuple(range(first.count)), tuple(range(first.count))
+    both = (tuple(range(IBUG68.count)), _OF_68_IN_98)
+    if (first, second) == (IBUG68, WFLW98):
+        return both
+    if (first, second) == (WFLW98, IBUG68):
+        return both[1], both[0]
+    return None
+
+
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (WFLW98, IBUG68)}
 
 

@@ -42,8 +42,8 @@ _OWN = ("split", "layout", "base", "units", "axis")
 _FARTHEST_AXIS = 0.05
 
 _OPTIONS: dict[str, tuple[str, ...]] = {
-    "300w": ("split", "axis"),
-    "wflw": ("split", "subset", "axis"),
+    "300w": ("split", "axis", "turned", "seed"),
+    "wflw": ("split", "subset", "axis", "turned", "seed"),
     "hih": ("split", "axis"),
     "synthetic": ("split", "seed", "size"),
     "csv": _OWN,
@@ -78,6 +78,8 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     ``layout.yaml`` beside it or ``#layout=FILE``, and ``base=1`` or ``units=fractions`` where coordinates are written so.
     ``axis=0.004`` says how far labels lie to the right of the pictures' mirror axis, as a fraction of the face's longer side,
     and ``axis=auto`` estimates it (see `ldeq.data.axis`); mirrored samples then agree with the others.
+    ``turned=3`` gives, in place of each photo of 300-W or WFLW, three copies that are turned to the side, blink or open the
+    mouth (see `ldeq.data.turned`); ``seed=1`` gives others.
 
     Args:
         spec: the specification.
@@ -102,9 +104,10 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     if len(split.encode(errors="replace")) > _LONGEST_SPLIT or "/" in split or "\0" in split:
         raise DataError(f"split must be the name of a list in the folder, such as train, not {split!r}.")
     if kind == "300w":
-        return _with_axis(load_300w(where, split), spec, options)
+        return _maybe_turned(_with_axis(load_300w(where, split), spec, options), spec, options)
     if kind == "wflw":
-        return _with_axis(load_wflw(where, split, options.get("subset", subset)), spec, options)
+        found = load_wflw(where, split, options.get("subset", subset))
+        return _maybe_turned(_with_axis(found, spec, options), spec, options)
     if kind == "hih":
         return _with_axis(load_hih(where, split), spec, options)
     if kind in _LOADERS:
@@ -147,6 +150,23 @@ def _with_axis(faces: FaceSet, spec: str, options: dict[str, str]) -> FaceSet:
         limit = f"from -{_FARTHEST_AXIS} to {_FARTHEST_AXIS}"
         raise DataError(f"axis in {spec!r} is auto or a fraction of the face {limit}, not {text!r}.")
     return replace(faces, axis=axis)
+
+
+def _maybe_turned(faces: FaceSet, spec: str, options: dict[str, str]) -> Faces:
+    """The faces, or as many turned copies of each as the specification asks for."""
+    if "turned" not in options:
+        if "seed" in options:
+            raise DataError(
+                f"seed in {spec!r} is that of turned copies: write turned=3,seed={options['seed']} or leave it out."
+            )
+        return faces
+    copies, seed = _integer(spec, "turned", options["turned"]), _integer(spec, "seed", options.get("seed", "0"))
+    from ldeq.data.turned import TurnedFaces
+
+    try:
+        return cast(Faces, TurnedFaces(faces, copies, seed))
+    except ValueError as error:
+        raise DataError(f"{spec!r} cannot be turned: {error}") from error
 
 
 def _convention(kind: str, spec: str, options: dict[str, str]) -> Convention:

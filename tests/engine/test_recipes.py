@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ldeq.cli import main
-from ldeq.data import IBUG68, WFLW98, FaceRecord, crop_box, open_faces, warp, write_image, write_pts
+from ldeq.data import IBUG68, WFLW98, FaceRecord, crop_box, open_faces, shared_indices, warp, write_image, write_pts
 from ldeq.data.augment import REFERENCE_SIZE
 from ldeq.data.crop import crop_matrix, transform_points
 from ldeq.engine import load_pretrained
@@ -23,10 +23,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = ("wflw", "wflw-video", "300w", "small-68", "small-98")
 
 # The same points in both layouts, 68 of the 98: contour, brows, nose, eyes, lips.
-SIXTY_EIGHT = [
-    *range(0, 33, 2), 33, 34, 35, 36, 37, 42, 43, 44, 45, 46, *range(51, 60), 60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75,
-    *range(76, 96),
-]  # fmt: skip
+SIXTY_EIGHT = list((shared_indices(IBUG68, WFLW98) or ((), ()))[1])
 
 # Stored in the released checkpoints, or a behaviour that was established; "wflw" is the stills model, "wflw-video" the other.
 # Max_iter of Anderson is the stored budget of 5 and two evaluations that it does not count; a ridge below 0 is absolute.
@@ -103,7 +100,7 @@ def test_every_published_setting_is_held(name: str) -> None:
         *(f"data.{key}" for key in ("train", "val", "cache", "workers", "crop")),
         *(f"model.{key}" for key in ("phantom_steps", "check_every", "compact", "history_dtype", "cuda_graphs")),
         *(f"model.{key}" for key in ("m", "ridge", "safeguards", "mixing")),
-        *(f"optim.{key}" for key in ("warmup", "flicker")),
+        *(f"optim.{key}" for key in ("warmup", "openings", "flicker")),
     }
     make = LDEQConfig.paper if name == "wflw" else LDEQConfig.paper_video
     assert read(CONFIGS / f"{name}.yaml").model == make(parity=True)

@@ -42,6 +42,7 @@ class Expression:
         rounding: -1 for spread lips to 1 for pursed ones.
         closure: 0 for open eyes as in the photo to 1 for closed ones.
         brows: -1 for lowered to 1 for raised.
+        wink: how far one eye stays open while the other closes: to -1 the left one, to 1 the right one.
     """
 
     yaw: float = 0.0
@@ -50,6 +51,12 @@ class Expression:
     rounding: float = 0.0
     closure: float = 0.0
     brows: float = 0.0
+    wink: float = 0.0
+
+    @property
+    def closures(self) -> tuple[float, float]:
+        """`closure` of the left eye and of the right eye."""
+        return self.closure * (1 + min(self.wink, 0.0)), self.closure * (1 - max(self.wink, 0.0))
 
 
 class Slit:
@@ -274,8 +281,8 @@ class FaceDeformation:
         moved: Array = self.points
         under = self.under_lips[:, None]
         moved = _solve(lambda q: np.where(under, self.lips.below(q, e.jaw), self.lips.above(q, e.jaw)), moved)
-        for eye, on in zip(self.eyes, self.on_lid, strict=True):
-            moved = np.where(on[:, None], _solve(partial(eye.lid, closure=e.closure), moved), moved)
+        for eye, on, closure in zip(self.eyes, self.on_lid, e.closures, strict=True):
+            moved = np.where(on[:, None], _solve(partial(eye.lid, closure=closure), moved), moved)
         return _solve(lambda q: self.soft(q, e), moved)
 
 

@@ -27,11 +27,18 @@ class FaceRenderer:
         photo: `(H, W, 3)` RGB uint8, or float32 where the values are to be followed exactly (tests).
         face: the deformation of the face in it.
         size: (height, width) of the frames.
+        pad: pixels by which the photo is extended on every side for what lies beyond it; half of its longer side where None.
     """
 
-    def __init__(self, photo: NDArray[np.uint8] | NDArray[np.float32], face: FaceDeformation, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        photo: NDArray[np.uint8] | NDArray[np.float32],
+        face: FaceDeformation,
+        size: tuple[int, int],
+        pad: int | None = None,
+    ) -> None:
         self.face, self.size = face, size
-        self.pad = max(photo.shape[:2]) // 2
+        self.pad = max(photo.shape[:2]) // 2 if pad is None else pad
         self.canvas = extend(photo, self.pad)
         rows, columns = (np.arange(-1, -(-n // _STEP) + 1) * float(_STEP) + (_STEP - 1) / 2 for n in size)
         self.nodes = np.stack(np.meshgrid(columns, rows), -1)
@@ -60,15 +67,15 @@ class FaceRenderer:
             if region is not None:
                 self._draw_mouth(frame[region], places[region], e.jaw, scale)
         if e.closure:
-            for eye in self.face.eyes:
+            for eye, closure in zip(self.face.eyes, e.closures, strict=True):
                 top = float(eye.upper.min()) - eye.height - 2
                 region = self._region(eye, ((-1.1, 1.1), (top, float(eye.lower.max()) + 2)), camera, e)
                 if region is None:
                     continue
                 seen = places[region]
                 local = eye.local(seen)
-                cover = np.clip(0.5 + scale * (eye.edge(local[..., 0], e.closure) - local[..., 1]), 0, 1)
-                _mix(frame[region], self._sample(eye.lid(seen, e.closure)), cover)
+                cover = np.clip(0.5 + scale * (eye.edge(local[..., 0], closure) - local[..., 1]), 0, 1)
+                _mix(frame[region], self._sample(eye.lid(seen, closure)), cover)
         return frame
 
     def photo_places(self, camera: Array, e: Expression) -> NDArray[np.float32]:
