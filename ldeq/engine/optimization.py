@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..data import Layout
 from .settings import OptimSettings, TrainSettings
 
 
@@ -25,6 +26,19 @@ def flicker_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """
     error = predicted - target
     return _length(error[:, 1:] - error[:, :-1]).mean()
+
+
+def opening_loss(predicted: Tensor, target: Tensor, layout: Layout) -> Tensor:
+    """Mean Euclidean error of the ways from upper to lower lids and lips, of landmarks `(..., K, 2)`.
+
+    An eye that is drawn open over closed lids errs by little in each landmark and by much in this.
+    """
+    pairs = [pair for o in layout.openings.values() for pair in zip(o.upper[1:-1], o.lower[1:-1], strict=True)]
+    if not pairs:
+        return predicted.new_zeros(())
+    upper, lower = (list(side) for side in zip(*pairs, strict=True))
+    error = predicted - target
+    return _length(error[..., upper, :] - error[..., lower, :]).mean()
 
 
 def _length(vectors: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class OptimSettings:
     """Decay of the weights' moving average, which is what is evaluated and shipped; 0 switches it off."""
     loss: Literal["l1", "l2"] = "l1"
     """On soft-argmax coordinates in unit crop coordinates: mean |dx| + |dy| over 2, or mean Euclidean distance."""
+    openings: float = 0.0
+    """Weight of the error of openings beside `loss`: of the way between facing landmarks of the lids and of the inner lips."""
     flicker: float = 0.0
     """Weight of the flicker, the change of the error from frame to frame, beside `loss`; for `data.sequence` alone."""
 

@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.gamma": (0, 1e6),
     "optim.clip": (0, 1e12),
     "optim.ema": (0, 1),
+    "optim.openings": (0, 1e12),
     "optim.flicker": (0, 1e12),
     "run.epochs": (1, 10**7),
     "run.batch": (1, 10**6),

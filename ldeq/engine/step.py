@@ -18,7 +18,7 @@ from ..models.sequence import WarmStarts
 from ..solvers import Status
 from .device import autocast, memory_mb
 from .distributed import mean_over_processes
-from .optimization import flicker_loss, landmark_loss, make_optimizer, moving_average
+from .optimization import flicker_loss, landmark_loss, make_optimizer, moving_average, opening_loss
 from .settings import TrainSettings
 
 
@@ -78,6 +78,8 @@ class TrainingStep:
         with autocast(self.device, self.settings.run.amp):
             out = self.parallel(images)
         loss = landmark_loss(out.landmarks, target, optim.loss)
+        if optim.openings:
+            loss = loss + optim.openings * opening_loss(out.landmarks, target, self.layout)
         if optim.flicker:
             loss = loss + optim.flicker * flicker_loss(out.landmarks, target)
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,8 +8,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ldeq.data import IBUG68, WFLW98, Layout
 from ldeq.engine import TrainSettings
-from ldeq.engine.optimization import flicker_loss, landmark_loss, learning_rate, make_optimizer, moving_average
+from ldeq.engine.optimization import (
+    flicker_loss,
+    landmark_loss,
+    learning_rate,
+    make_optimizer,
+    moving_average,
+    opening_loss,
+)
+from ldeq.engine.step import TrainingStep
+from ldeq.models import LDEQ
 
 Make = Callable[..., TrainSettings]
 
@@ -76,3 +86,28 @@ def test_weights_of_two_dimensions_decay_and_no_others(make_settings: Make) -> N
         assert type(optimizer) is kind
         decays = {id(p): (g["weight_decay"], g["lr"]) for g in optimizer.param_groups for p in g["params"]}
         assert [decays[id(p)] for p in model.parameters()] == [(0.3 if p.ndim > 1 else 0.0, 0.01) for p in model.parameters()]
+
+
+def test_the_opening_loss_is_the_error_of_the_ways_between_lids_and_lips() -> None:
+    points = torch.rand(3, 68, 2, generator=torch.Generator().manual_seed(0))
+    # Landmarks that are all off by the same leave every opening as it is.
+    assert float(opening_loss(points + 0.2, points, IBUG68)) < 2e-6
+    moved = points.clone()
+    moved[:, 37] += torch.tensor([0.03, 0.04])  # the upper lid of one of 4 pairs of the eyes and 3 of the lips
+    assert float(opening_loss(moved, points, IBUG68)) == pytest.approx(0.05 / 7, abs=1e-5)
+    # What has no openings has none that are wrong.
+    bare = Layout("two", 2, (1, 0), (0, 1), {})
+    assert float(opening_loss(points[:, :2] + 1, points[:, :2], bare)) == 0
+
+
+def test_the_weight_of_openings_is_in_the_loss(make_settings: Make) -> None:
+    losses = []
+    for weight in (0.0, 2.0):
+        torch.manual_seed(0)
+        settings = make_settings(optim={"openings": weight, "ema": 0.0})
+        step = TrainingStep(settings, LDEQ(settings.model), WFLW98)
+        side = settings.model.image_size
+        target = torch.rand(2, 98, 2, generator=torch.Generator().manual_seed(1))
+        item = {"image": torch.full((2, 3, side, side), 100, dtype=torch.uint8), "landmarks": target}
+        losses.append(step(item, 0.0)["loss"])
+    assert losses[1] > losses[0] + 0.1
