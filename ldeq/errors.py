@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class LdeqError(Exception):
     """The base class of every error that ldeq raises on purpose.
@@ -21,8 +23,8 @@ class ArgumentError(LdeqError, ValueError):
 
 
 def _sentence(message: str) -> str:
-    """The message on one line, a long one without its middle."""
-    message = " ".join(message.splitlines())
+    """The message on one line, a long one without its middle; one mark at its end, though it may quote a whole sentence."""
+    message = re.sub(r"([^.][.?!])\.$", r"\1", " ".join(message.splitlines()))
     if len(message) <= 1500:
         return message
     return f"{message[:1000]}... ({len(message) - 1300} characters left out) ...{message[-300:]}"

@@ -51,3 +51,17 @@ def test_no_module_raises_a_value_error_that_is_not_of_this_package():
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and ast.unparse(node.exc.func) == "ValueError"
     ]
     assert not bare
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("a.npy cannot be scored: are they all equal?.", "a.npy cannot be scored: are they all equal?"),
+        ("cannot read a.png: it is damaged..", "cannot read a.png: it is damaged."),
+        ("write image,x0,y0,...", "write image,x0,y0,..."),
+        ("write image,x0,y0,....", "write image,x0,y0,...."),
+        ("one mark.", "one mark."),
+    ],
+)
+def test_a_sentence_that_quotes_a_sentence_ends_with_one_mark(message: str, shown: str) -> None:
+    assert str(LdeqError(message)) == shown

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,42 @@ def test_a_fault_chosen_by_hand_runs_where_its_own_line_does(tmp_path: Path) -> 
     assert statement_at("try:\n    a\nexcept E:\n    b\n", 4) == ("", 0, 0)
     assert statement_at("def f():\n    try:\n        a\n    except E:\n        b\n", 5) == ("f", 5, 5)
     assert statement_at("def f(x):\n    match x:\n        case 1:\n            b\n", 4) == ("f", 4, 4)
+
+
+def test_broken_code_cannot_write_outside_of_its_folder(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    program = f"""
+import os, pathlib, subprocess, sys
+from mutants.confinement import confine
+if not confine([pathlib.Path({str(inside)!r})]):
+    sys.exit("no Landlock")
+inside, outside = pathlib.Path({str(inside)!r}), pathlib.Path({str(outside)!r})
+(inside / "folder").mkdir()
+(inside / "a").write_text("a")
+(inside / "a").rename(inside / "folder" / "b")
+(inside / "link").symlink_to(outside)
+tries = [
+    lambda: (outside / "kept").write_text("changed"),
+    lambda: (inside / "link" / "kept").write_text("changed"),
+    lambda: (outside / "kept").unlink(),
+    lambda: (outside / "new").mkdir(),
+    lambda: (inside / "folder" / "b").rename(outside / "b"),
+    lambda: os.truncate(outside / "kept", 0),
+    lambda: subprocess.run(["rm", outside / "kept"], check=True, stderr=subprocess.DEVNULL),
+]
+for number, attempt in enumerate(tries):
+    try:
+        attempt()
+    except (OSError, subprocess.CalledProcessError):
+        continue
+    sys.exit(f"attempt {{number}} went through")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    if "no Landlock" in done.stderr:
+        pytest.skip("this system has no Landlock")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in outside.iterdir()] == ["kept"] and (outside / "kept").read_text() == "kept"

@@ -20,12 +20,13 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from nursery import Nursery
+from nursery import Nursery, tell
 
 from ldeq.engine import checkpoint
 from ldeq.engine.settings import from_mapping, to_mapping
@@ -72,8 +73,17 @@ def differences(whole: Path, killed: Path) -> list[str]:
     return names + ([] if rows_a == rows_b else ["log.jsonl"])
 
 
-def kill_and_compare(kills: int, seed: int, base: Path, epochs: int = 6) -> dict[str, int]:
+def kill_and_compare(
+    kills: int, seed: int, base: Path, epochs: int = 6, progress: Callable[[str], None] | None = None
+) -> dict[str, int]:
     """Kills until there were enough, and compares every run that came to its end.
+
+    Args:
+        kills: how many.
+        seed: of the moments.
+        base: an empty folder.
+        epochs: of the training.
+        progress: called with a line after every kill.
 
     Returns:
         counts: ``kills``, ``runs`` that came to their end, ``during_save``: kills that left a temporary file.
@@ -111,6 +121,8 @@ def kill_and_compare(kills: int, seed: int, base: Path, epochs: int = 6) -> dict
             else:
                 counts["kills"] += 1
                 counts["during_save"] += any(p.suffix == ".tmp" for p in folder.glob(".*"))
+                if progress is not None:
+                    progress(f"{counts['kills']} of {kills} kills, {counts['runs']} runs came to their end and were right")
     finally:
         nursery.close()
     return counts
@@ -138,7 +150,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="a JSON file for the counts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ldeq-kills-") as folder:
-        counts = kill_and_compare(options.kills, options.seed, Path(folder))
+        counts = kill_and_compare(options.kills, options.seed, Path(folder), progress=tell)
     found = json.dumps({"seed": options.seed, **counts})
     if options.record:
         options.record.write_text(found + "\n")

@@ -23,6 +23,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +31,7 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from nursery import Nursery
+from nursery import Nursery, tell
 
 from ldeq.data import open_faces
 
@@ -199,7 +200,9 @@ def run_whole(nursery: Nursery, scene: Scene, film: Path | None = None) -> float
     return time.monotonic() - begin
 
 
-def kill_and_judge(kills: int, seed: int, base: Path, most_seconds: float = float("inf")) -> dict[str, int]:
+def kill_and_judge(
+    kills: int, seed: int, base: Path, most_seconds: float = float("inf"), progress: Callable[[str], None] | None = None
+) -> dict[str, int]:
     """Kills run after run.
 
     Args:
@@ -207,6 +210,7 @@ def kill_and_judge(kills: int, seed: int, base: Path, most_seconds: float = floa
         seed: of the moments.
         base: an empty folder.
         most_seconds: after which no further run is begun.
+        progress: called with a line after every kill.
 
     Returns:
         counts: ``kills``, ``while_ending`` after the last frame, ``beside_earlier`` whole files, ``in_place``: kills after at
@@ -249,10 +253,15 @@ def kill_and_judge(kills: int, seed: int, base: Path, most_seconds: float = floa
             assert status in (0, -signal.SIGKILL), f"ldeq video ended with {status}"
             wrong = judge(scene, earlier)
             assert wrong == [], f"seed {seed}, kill {number}, {scene.suffix}, {scene.done()} frames: {wrong}"
+            if frames == FRAMES:
+                # How long a run takes to end changes with the machine's load: half of these kills shall come in time.
+                endings[kind] *= 0.8 if status == 0 else 1.25
             if status == 0:
                 counts["too_late"] += 1
                 continue
             counts["kills"] += 1
+            if progress is not None:
+                progress(f"{counts['kills']} of {kills} kills, {counts['too_late']} more came too late")
             counts["while_ending"] += scene.done() == FRAMES
             counts["beside_earlier"] += bool(earlier)
             counts["in_place"] += any(p.exists() and p.read_bytes() != earlier.get(p) for p in scene.places)
@@ -269,7 +278,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="where the counts go, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ldeq-kills-") as folder:
-        counts = kill_and_judge(options.kills, options.seed, Path(folder), 60 * options.minutes)
+        counts = kill_and_judge(options.kills, options.seed, Path(folder), 60 * options.minutes, tell)
     text = json.dumps({"seed": options.seed, **counts})
     print(text)
     if options.record:

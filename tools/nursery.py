@@ -29,6 +29,12 @@ for line in sys.stdin:
 """
 
 
+def tell(line: str) -> None:
+    """Progress: one line that changes on a terminal, a line each in a log."""
+    start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
+    print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+
 class Nursery:
     """Starts pieces of work, one at a time.
 

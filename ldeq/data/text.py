@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldeq.data.errors import DataError
+from ldeq.errors import ArgumentError
 from ldeq.files import user_path
 
 LONGEST_LINE = 1 << 20
@@ -91,11 +92,11 @@ def decimals(words: Sequence[str]) -> NDArray[np.float64]:
     """Numbers as label files write them. Python itself would read ``1_0`` as ten, and take the digits of any script.
 
     Raises:
-        ValueError: if a word is no such number.
+        ValueError: if a word is no such number; the caller says where it stands.
     """
     together = "".join(words)
     if "_" in together or not together.isascii():
-        raise ValueError("an underscore, or a character outside of ASCII")
+        raise ArgumentError("numbers of labels are plain decimals, such as 12.5; write them without underscores and in ASCII")
     return np.array(words, dtype=np.float64)
 
 

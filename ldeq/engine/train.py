@@ -37,6 +37,7 @@ from .documents import training_document
 from .evaluate import Evaluation, evaluate, join
 from .interruption import StopRequest
 from .loading import LoaderError, dead_loaders_told
+from .model_size import check_size
 from .optimization import learning_rate, optimizer_tensors, restore_optimizer
 from .report import worst_faces
 from .resume import check_changes
@@ -89,6 +90,7 @@ class Trainer:
         self.folder = user_path(run.out)
         self.log = RunLog(self.folder / "log.jsonl")
 
+        check_size(settings.model, self.device)
         self.data = TrainingData(settings, self.rank, self.world)
         self.layout, self.steps_per_epoch = self.data.layout, self.data.steps_per_epoch
         self.total_steps = self.steps_per_epoch * run.epochs

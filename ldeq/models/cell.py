@@ -187,7 +187,7 @@ class Cell(nn.Module):
         self.mix = Block(landmarks + width, width, 1, groups)
         self.hourglass = inner
         self.head = nn.Conv2d(width, landmarks, 1)
-        nn.init.xavier_normal_(self.head.weight)
+        _xavier_normal(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     @property
@@ -299,9 +299,15 @@ def _layers(
     inputs: int, outputs: int, kernel: int, stride: int, norm: nn.Module, inplace: bool
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
-    nn.init.xavier_normal_(conv.weight)
+    _xavier_normal(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv, nn.LeakyReLU(SLOPE, inplace=inplace), norm
+
+
+def _xavier_normal(weight: Tensor) -> None:
+    # A weight without memory has no values, and asking for normal ones there makes torch load its compiler, for a second.
+    if not weight.is_meta:
+        nn.init.xavier_normal_(weight)
 
 
 def _layout(x: Tensor, dtype: torch.dtype, recording: bool) -> torch.memory_format:

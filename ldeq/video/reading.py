@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data import ImageError, read_image
 from ..data.containers import open_container
 from ..errors import LdeqError
 from ..files import user_path
@@ -148,8 +149,8 @@ class VideoReader:
         self._decoded = self._decode()
         self._next: Any = next(self._decoded, None)
         if self._next is None:
+            reason = self.problem or self._picture_fault() or "none of its frames can be decoded; get it anew"
             self._container.close()
-            reason = self.problem or "none of its frames can be decoded; get it anew"
             raise VideoError(f"cannot read the video {self.shown}: {reason}")
         self.rotation = round(self._next.rotation / 90) * 90 % 360
         self._size = (self._next.width, self._next.height)
@@ -164,6 +165,16 @@ class VideoReader:
             raise VideoError(f"cannot read the video {path}: {what}")
         if path.stat().st_size == 0:
             raise VideoError(f"cannot read the video {path}: the file is empty")
+
+    def _picture_fault(self) -> str | None:
+        """What is wrong with a file that is no film but a picture, which FFmpeg does not say."""
+        if self.path is None or not self._container.format.name.endswith(("_pipe", "image2")):
+            return None
+        try:
+            read_image(self.path)
+        except ImageError as error:
+            return error.reason
+        return None
 
     def __enter__(self) -> VideoReader:
         return self

@@ -78,3 +78,17 @@ def test_a_system_without_the_modules_of_unix_can_import_everything(hidden: tupl
 
 def hide(names: tuple[str, ...]) -> str:
     return f"[sys.modules.pop(name, None) for name in {names!r}]; sys.modules.update(dict.fromkeys({names!r}))"
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_inference_does_not_load_the_compiler_of_torch(engine: str) -> None:
+    """It takes a second, and came with the check of a weights file."""
+    if engine == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    statement = (
+        "import sys, numpy, ldeq\n"
+        f"landmarker = ldeq.Landmarker.load('small-68', engine='{engine}')\n"
+        "faces = landmarker(numpy.zeros((64, 64, 3), numpy.uint8), boxes=[[8, 8, 56, 56]])\n"
+        "print(len(faces), 'torch._dynamo' in sys.modules)"
+    )
+    assert loaded_by(statement) == "1 False"

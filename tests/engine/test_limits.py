@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import torch
 
 from ldeq.engine.convergence import ConvergenceWatch
 from ldeq.engine.device import memory_mb
-from ldeq.engine.settings import DataSettings, OptimSettings, RunSettings
+from ldeq.engine.model_size import check_size
+from ldeq.engine.settings import DataSettings, OptimSettings, RunSettings, TrainSettings
 from ldeq.engine.settings_checks import RANGES, SettingsError, check_ranges
+from ldeq.engine.train import Trainer
+from ldeq.models import LDEQ
 
 # Smallest and largest value that is taken, and the next ones that are not.
 EDGES: list[tuple[str, float, float, float | None, float]] = [
@@ -107,3 +112,26 @@ def test_peak_memory_counts_in_megabytes() -> None:
 def test_peak_memory_of_a_gpu_counts_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 20)
     assert memory_mb(torch.device("cuda", 0)) == 3.0
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(make_settings: Callable[..., TrainSettings]) -> None:
+    """One of width 4096 filled the memory for a minute, and then the system killed the process."""
+    settings = make_settings(model={"width": 16_384, "depth": 3})
+    begin = time.monotonic()
+    with pytest.raises(SettingsError, match=r"model.width=16384 .* million parameters, whose training needs [\d,]+ GiB"):
+        Trainer(settings)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_model_that_the_memory_just_holds_is_not_refused(
+    make_settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_settings().model
+    needed = 20 * sum(p.numel() for p in LDEQ(config).parameters())
+    monkeypatch.setattr("ldeq.engine.model_size.total_memory", lambda device: needed)
+    check_size(config, torch.device("cpu"))
+    monkeypatch.setattr("ldeq.engine.model_size.total_memory", lambda device: needed - 1)
+    with pytest.raises(SettingsError, match="make the model smaller"):
+        check_size(config, torch.device("cpu"))
+    monkeypatch.setattr("ldeq.engine.model_size.total_memory", lambda device: None)
+    check_size(config, torch.device("cpu"))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from clips import pattern, read_clip, write_clip
@@ -229,6 +232,20 @@ def test_damage_in_the_middle_is_told_and_does_not_end_the_video(tmp_path: Path)
         count = sum(1 for _ in video)
     assert 10 <= count <= 30
     assert video.problem is not None or count == 30
+
+
+@pytest.mark.parametrize(
+    ("side", "end", "reason"), [(20_000, None, "it has more than the 110 million pixels"), (40, -20, "the file is truncated")]
+)
+def test_a_picture_that_cannot_be_a_video_says_why(tmp_path: Path, side: int, end: int | None, reason: str) -> None:
+    """FFmpeg decodes no frame of it, and there is no other to get."""
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((40, 40), np.uint8))
+    header = struct.pack(">4sIIBBBBB", b"IHDR", side, side, 8, 0, 0, 0, 0)
+    data = path.read_bytes()
+    path.write_bytes((data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])[:end])
+    with pytest.raises(VideoError, match=reason):
+        VideoReader(path)
 
 
 @pytest.mark.parametrize("what", ["absent", "empty", "folder", "text", "sound", "no index", "header"])

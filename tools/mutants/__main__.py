@@ -2,7 +2,8 @@
 
 All of `sabotages.SABOTAGES` are tried, and a sample of the faults that `mutations` makes from the source of ldeq/engine,
 ldeq/data and ldeq/video. Each fault goes alone into a copy of the tree; the tests that run the changed line are run,
-fastest first, until one fails. What is known is kept in tests/mutants.json, so that a run goes on where the last one ended.
+fastest first, until one fails. On Linux they can write below that copy's folder alone (confinement.py). What is known is kept
+in tests/mutants.json, so that a run goes on where the last one ended.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ class Runner:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(self.tree.parent / "tmp"),
             "PYTHONPATH": os.pathsep.join((str(self.tree), str(ROOT / "tools"))),
         }
+        (self.tree.parent / "tmp").mkdir()
         shared = ROOT.parent / "shared"
         if shared.is_dir():
             (self.tree.parent / "shared").symlink_to(shared)

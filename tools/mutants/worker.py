@@ -29,6 +29,7 @@ import torch.optim.swa_utils
 import torch.utils.data
 import yaml  # noqa: F401
 
+from .confinement import confine
 from .tracing import Limits, LineTracer
 
 
@@ -85,6 +86,8 @@ def _child(tree: Path, job: dict[str, Any], tracer: LineTracer | None, log: Path
     os.dup2(descriptor, 2)
     os.chdir(tree)
     sys.path.insert(0, str(tree))
+    if tracer is None:  # a trace is of sound code, and is written elsewhere
+        confine([tree.parent])
     status = 3
     try:
         options = ["-q", "-p", "no:cacheprovider", "--durations=0", "--tb=no", "-rfE"]
