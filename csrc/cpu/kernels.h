@@ -72,7 +72,7 @@ struct Kernels {
 
 // Bytes of scratch that a call of a softargmax kernel needs.
 constexpr int64_t scratch_bytes(int64_t height, int64_t width) {
-  return ((width + 16) * 2 + height) * (int64_t)sizeof(double);
+  return ((width + 16) * 2 + height + 8) * (int64_t)sizeof(double);
 }
 
 // The table of the best instruction set this processor has, or of the one that LDEQ_CPU_ISA names.

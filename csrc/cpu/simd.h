@@ -144,6 +144,30 @@ LDEQ_INLINE void store(H* p, Floats v) {
   __builtin_memcpy(p, &h, LDEQ_BYTES / 2);
 }
 
+#if LDEQ_BYTES == 64
+LDEQ_INLINE Floats load_part(const float* p, int64_t count, float rest) {
+  return (Floats)_mm512_mask_loadu_ps(_mm512_set1_ps(rest), (__mmask16)((1u << count) - 1), p);
+}
+LDEQ_INLINE Doubles load_part(const double* p, int64_t count, double rest) {
+  return (Doubles)_mm512_mask_loadu_pd(_mm512_set1_pd(rest), (__mmask8)((1u << count) - 1), p);
+}
+template <typename H>
+LDEQ_INLINE Floats load_part(const H* p, int64_t count, float rest) {
+  const __mmask16 there = (__mmask16)((1u << count) - 1);
+  const Halves h = (Halves)_mm256_maskz_loadu_epi16(there, p);
+  return (Floats)_mm512_mask_blend_ps(there, _mm512_set1_ps(rest), (__m512)widen(p, h));
+}
+LDEQ_INLINE void store_part(float* p, Floats v, int64_t count) {
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+}
+LDEQ_INLINE void store_part(double* p, Doubles v, int64_t count) {
+  _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)v);
+}
+template <typename H>
+LDEQ_INLINE void store_part(H* p, Floats v, int64_t count) {
+  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << count) - 1), (__m256i)narrow(p, v));
+}
+#else
 template <typename T>
 LDEQ_INLINE typename Traits<T>::Vec load_part(const T* p, int64_t count, typename Traits<T>::Acc rest) {
   T raw[Traits<T>::lanes];
@@ -158,6 +182,19 @@ LDEQ_INLINE void store_part(T* p, typename Traits<T>::Vec v, int64_t count) {
   T raw[Traits<T>::lanes];
   store(raw, v);
   for (int64_t i = 0; i < count; ++i) p[i] = raw[i];
+}
+#endif
+
+// v with zeros in place of all lanes but the first `count`.
+LDEQ_INLINE Floats keep_first(Floats v, int64_t count) {
+  Ints lane;
+  for (int l = 0; l < LDEQ_BYTES / 4; ++l) lane[l] = l;
+  return (Floats)((Ints)v & (lane < (int32_t)count));
+}
+LDEQ_INLINE Doubles keep_first(Doubles v, int64_t count) {
+  Longs lane;
+  for (int l = 0; l < LDEQ_BYTES / 8; ++l) lane[l] = l;
+  return (Doubles)((Longs)v & (lane < count));
 }
 
 // --- reductions, in a fixed order ------------------------------------------------------------------------------------
@@ -226,27 +263,17 @@ LDEQ_INLINE Doubles smaller(Doubles a, Doubles b) {
   return a < b ? a : b;
 }
 
-// How many lanes of v are equal to `to`.
-LDEQ_INLINE int64_t count_equal(Floats v, float to) {
+// Adds 1 to the lanes of `counts` where v is equal to `to`.
+LDEQ_INLINE void count_where(Ints& counts, Floats v, float to) {
 #if LDEQ_BYTES == 64
-  return __builtin_popcount(_mm512_cmpeq_ps_mask((__m512)v, _mm512_set1_ps(to)));
-#elif defined(__SSE2__)
-  const Floats same = (Floats)(v == to);
-#if LDEQ_BYTES == 32
-  return __builtin_popcount(_mm256_movemask_ps((__m256)same));
+  const __mmask16 same = _mm512_cmpeq_ps_mask((__m512)v, _mm512_set1_ps(to));
+  counts = (Ints)_mm512_mask_add_epi32((__m512i)counts, same, (__m512i)counts, _mm512_set1_epi32(1));
 #else
-  return __builtin_popcount(_mm_movemask_ps((__m128)same));
-#endif
-#else
-  int64_t n = 0;
-  for (int i = 0; i < LDEQ_BYTES / 4; ++i) n += v[i] == to;
-  return n;
+  counts -= v == to;
 #endif
 }
-LDEQ_INLINE int64_t count_equal(Doubles v, double to) {
-  int64_t n = 0;
-  for (int i = 0; i < LDEQ_BYTES / 8; ++i) n += v[i] == to;
-  return n;
+LDEQ_INLINE void count_where(Longs& counts, Doubles v, double to) {
+  counts -= v == to;
 }
 
 // --- exp -------------------------------------------------------------------------------------------------------------
@@ -274,6 +301,37 @@ LDEQ_INLINE Floats vexp(Floats x) {
   return p * (Floats)((half + 127) << 23) * (Floats)((k - half + 127) << 23);
 #endif
 }
+
+#if defined(__FMA__)
+// exp(beta d) for d <= 0 in fewer instructions, within two units in the last place. NaN in, NaN out; exp(0) is exactly 1, and
+// subnormal results are rounded once. beta log2(e) comes as a float and the rest of it, so that beta d itself is never rounded.
+struct FallingFactor {
+  // `least` is 2^-159, whose exponent with its bias below is 0, which as a float is 0: a product that only rounds to 0 takes
+  // processors many times as long.
+  float high, low, least;
+  explicit FallingFactor(double beta) {
+    high = (float)(beta * 1.4426950408889634);
+    low = (float)(beta * 1.4426950408889634 - (double)high);
+    least = (float)(-159 * 0.6931471805599453 / beta);
+  }
+};
+LDEQ_INLINE Floats exp_of_falling(Floats d, const FallingFactor& beta) {
+  d = larger(Floats{} + beta.least, d);
+  // The sum's last bits are the nearest integer, with the bias of an exponent and 32 more, so that no exponent here is too small.
+  const Floats shifter = Floats{} + (0x1.8p23f + 127.0f + 32.0f);
+  const Floats shifted = d * beta.high + shifter;
+  const Floats n = shifted - shifter;
+  Floats r = d * beta.high - n;
+  r = d * beta.low + r;
+  // 2^r / 2^32 for |r| <= 1/2: of the polynomials that are 1 at 0 the one whose largest error in units of the last place is least.
+  Floats p = r * (0x1p-32f * 1.322570723e-3f) + 0x1p-32f * 9.671762586e-3f;
+  p = p * r + 0x1p-32f * 5.550891533e-2f;
+  p = p * r + 0x1p-32f * 2.402223647e-1f;
+  p = p * r + 0x1p-32f * 6.931468248e-1f;
+  p = p * r + 0x1p-32f;
+  return p * (Floats)((Ints)shifted << 23);
+}
+#endif
 
 LDEQ_INLINE Doubles vexp(Doubles x) {
   x = smaller(Doubles{} + 720.0, larger(Doubles{} - 760.0, x));

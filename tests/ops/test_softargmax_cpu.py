@@ -20,7 +20,8 @@ pytestmark = needs_library
 
 # Relative to the size of the map: float32 sums over up to 512 x 512 pixels; half types round heatmap and gradient once.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
-SHAPES = [(1, 1), (1, 7), (5, 1), (3, 17), (16, 16), (33, 31), (64, 64), (512, 512)]
+# 32, 64 and 128 columns are 2, 4 and 8 vectors of AVX-512, which have loops of their own; 56 ends in half a vector.
+SHAPES = [(1, 1), (1, 7), (5, 1), (3, 17), (16, 16), (33, 31), (35, 32), (56, 56), (64, 64), (9, 128), (512, 512)]
 
 
 def close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -65,8 +66,9 @@ def test_readout_equals_the_float64_reference(dtype):
         close(actual, expected, dtype)
 
 
-def test_without_heatmap_the_coordinates_and_gradients_are_the_same():
-    logits = torch.randn(2, 3, 20, 20, requires_grad=True)
+@pytest.mark.parametrize("width", [20, 32, 64, 128])
+def test_without_heatmap_the_coordinates_and_gradients_are_the_same(width):
+    logits = torch.randn(2, 3, 20, width, requires_grad=True)
     with_map, without = (softargmax(logits, 0.4, heatmap=wanted, backend="cpu") for wanted in (True, False))
     assert without.heatmap.numel() == 0 and torch.equal(with_map.xy, without.xy) and torch.equal(with_map.std, without.std)
     grads = [torch.autograd.grad(out.xy.sum() + out.std.sum(), logits)[0] for out in (with_map, without)]
@@ -116,6 +118,30 @@ def test_one_bright_pixel_has_no_deviation_and_a_finite_gradient():
     out = softargmax(logits, backend="cpu", coords="pixel")
     assert out.xy.tolist() == [[[5, 3]]] and out.std.item() == 0
     assert torch.isfinite(torch.autograd.grad(out.std.sum() + out.xy.sum(), logits)[0]).all()
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.3, 1e-38, 1e-31, 1e-29, 1e-3, 20.0, 1e29, 1e31, 1e38])
+def test_a_beta_of_any_size_weighs_as_the_reference_does(beta):
+    torch.manual_seed(2)
+    logits = torch.randn(1, 4, 8, 64)
+    logits[0, 1, 3] = -torch.inf
+    logits[0, 2, :, ::2] = -3e38
+    results = []
+    for backend in ("cpu", "torch"):
+        h = logits.clone().requires_grad_()
+        out = softargmax(h, beta, eps=1e-4, backend=backend)
+        results.append((*out, *torch.autograd.grad(out.xy.sum() + out.std.sum() + out.heatmap[..., 5].sum(), h)))
+    for actual, expected in zip(*results, strict=True):
+        # 1 is the width of the map; gradients are as small as beta.
+        scale = 1.0 if actual.shape != logits.shape else max(expected[expected.isfinite()].abs().max().item(), 1e-30)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-6 * scale, equal_nan=True)
+
+
+def test_pixels_far_below_the_peak_weigh_nothing():
+    logits = torch.full((1, 1, 4, 64), -1000.0)
+    logits[0, 0, 2, 7] = 0
+    out = softargmax(logits, 0.4, coords="pixel", backend="cpu")
+    assert out.xy.tolist() == [[[7, 2]]] and out.heatmap.count_nonzero() == 1
 
 
 def test_exp_is_within_two_units_in_the_last_place():
