@@ -274,7 +274,7 @@ def photos(tmp_path: Path) -> FaceSet:
 
 
 def test_a_folder_of_clips_is_read_back_and_repeats_bit_by_bit(tmp_path: Path, photos: FaceSet, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda points, layout, size: usable(points, layout, size, 0.0))
+    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda *given, **named: usable(*given, margin=0.0, **named))
     for name in ("a", "b"):
         make_clips(photos, tmp_path / name, easy=1, hard=2, seed=4, frames=7, part="all")
     for file in sorted((tmp_path / "a").rglob("*.*")):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,13 @@ from ldeq.data import Augmentation, DataError, FaceRecord, FaceSet, write_image
 from ldeq.data.clips import Clip, SequenceDataset, usable
 from ldeq.data.layouts import WFLW98
 from ldeq.data.synthetic import SyntheticFaces
+from ldeq.data.turned import TurnedFaces
+from ldeq.data.turned.faces import SIZE
 
 
 @pytest.fixture(autouse=True)
 def drawn_faces_may_touch_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda points, layout, size: usable(points, layout, size, 0.0))
+    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda *given, **named: usable(*given, margin=0.0, **named))
 
 
 @pytest.fixture
@@ -104,3 +107,37 @@ def test_photos_that_cannot_be_moved_or_read_are_left_out(photos: FaceSet, tmp_p
         SequenceDataset(FaceSet("cut", WFLW98, [FaceRecord(r.image, r.points - 300) for r in records[1:]]), 64, 2)
     with pytest.raises(ValueError, match="at least 2 frames, not 1"):
         SequenceDataset(photos, 64, 1)
+
+
+def test_before_a_face_seen_from_the_side_the_camera_alone_moves(photos: FaceSet) -> None:
+    turned = TurnedFaces(photos, 8)
+    sides = [i for i in range(len(turned)) if usable(turned.record(i).points, WFLW98, (SIZE, SIZE)) is not None]
+    assert len(sides) > 8
+    sequences = SequenceDataset(turned, 64, 3, seed=2)
+    assert len(sequences) == len(turned)
+    for index in sides[:3]:
+        item = sequences[index]
+        frames = item["landmarks"].double().numpy() @ (1, 1j)
+        assert np.abs(frames[2] - frames[0]).max() > 1e-4
+        for frame in frames[1:]:
+            # A camera shifts, turns and resizes: a map z -> a z + b.
+            design = np.stack([frames[0], np.ones(len(frame))], 1)
+            map_, *_ = np.linalg.lstsq(design, frame, rcond=None)
+            assert np.abs(design @ map_ - frame).max() < 1e-6
+
+
+def test_pixels_of_a_face_seen_from_the_side_move_with_its_labels(photos: FaceSet) -> None:
+    turned = TurnedFaces(photos, 8)
+    side = next(i for i in range(len(turned)) if usable(turned.record(i).points, WFLW98, (SIZE, SIZE)) is not None)
+    given = turned.read(side), turned.record(side).points, WFLW98, "easy", 3
+    with pytest.raises(ValueError, match="from the side|folds back"):
+        Clip(*given)
+    clip = Clip(*given, frames=40, noise=False, rigid=True)
+    first, last = (frame.mean(-1) for frame in (list(clip.frames())[k] for k in (0, -1)))
+    before, after = (clip.landmarks[k].astype(float) for k in (0, -1))
+    matrix, *_ = cv2.estimateAffinePartial2D(before, after, method=cv2.LMEDS)
+    assert np.abs(before @ matrix[:, :2].T + matrix[:, 2] - after).max() < 0.02
+    moved = cv2.warpAffine(first, matrix, last.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    (x1, y1), (x2, y2) = after.min(0).astype(int), after.max(0).astype(int)
+    alike = [np.corrcoef(image[y1:y2, x1:x2].ravel(), last[y1:y2, x1:x2].ravel())[0, 1] for image in (moved, first)]
+    assert alike[0] > 0.97 > alike[1]

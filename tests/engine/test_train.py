@@ -361,7 +361,7 @@ def test_a_signal_to_the_whole_group_saves_before_its_loaders_end(make_settings:
 @pytest.fixture
 def sequences(make_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
     # Drawn faces fill their pictures.
-    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda points, layout, size: usable(points, layout, size, 0.0))
+    monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda *given, **named: usable(*given, margin=0.0, **named))
 
     def make(**run: Any) -> TrainSettings:
         data = {"train": ["synthetic:10#size=96"], "sequence": 3, "cache": False}

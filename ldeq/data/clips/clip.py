@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldeq.data.clips.deformation import Array, Expression, FaceDeformation
+from ldeq.data.clips.deformation import Array, Expression, FaceDeformation, RigidFace
 from ldeq.data.clips.motion import DIFFICULTIES, Motion, draw_motion
 from ldeq.data.clips.rendering import FaceRenderer, Image, Occluder, draw_occluder, motion_blur
 from ldeq.data.errors import FaceError
@@ -59,6 +59,7 @@ class Clip:
         window: (first, count): only these frames of the clip are made. The noise is then another, and so is where things pass
             before a face that moves, which is aimed at the face of the window.
         noise: of the sensor; without it, everything else is the same.
+        rigid: take a face that cannot be moved believably, as one that is seen from the side, and move the camera alone.
 
     Attributes:
         settings: what was drawn.
@@ -66,7 +67,7 @@ class Clip:
         boxes: `(T, 4)` float32, x1 y1 x2 y2, tight around the landmarks.
 
     Raises:
-        ValueError: where the face cannot be moved believably.
+        ValueError: where the face cannot be moved believably, unless `rigid` allows it.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class Clip:
         frames: int | None = None,
         window: tuple[int, int] | None = None,
         noise: bool = True,
+        rigid: bool = False,
     ) -> None:
         d = DIFFICULTIES[difficulty]
         rng = np.random.default_rng(seed)
-        face = FaceDeformation(np.asarray(points, np.float64), layout)
+        face = _face(points, layout, rigid)
         height, width = FRAME_SIZES[int(rng.integers(len(FRAME_SIZES)))]
         drawn = int(rng.integers(110, 151))
         self.settings = ClipSettings(
@@ -138,6 +140,8 @@ class Clip:
         return np.column_stack([turn, target - turn @ middle])
 
     def _expression(self, t: int) -> Expression:
+        if isinstance(self.face, RigidFace):
+            return Expression()
         s, m, lips = self.settings, self._motion, self.face.lips
         # Between syllables the lips come nearer than in the photo, where they are apart there.
         rest = s.rest * lips.narrowest
@@ -182,10 +186,23 @@ class Clip:
         return np.asarray(cv2.convertScaleAbs(np.maximum(lit, 0)), np.uint8)
 
 
-def usable(points: NDArray[np.float32], layout: Layout, size: tuple[int, int], margin: float = 0.1) -> str | None:
+def _face(points: NDArray[np.float32], layout: Layout, rigid: bool) -> FaceDeformation | RigidFace:
+    exact = np.asarray(points, np.float64)
+    try:
+        return FaceDeformation(exact, layout)
+    except ValueError:
+        if not rigid:
+            raise
+        return RigidFace(exact, layout)
+
+
+def usable(
+    points: NDArray[np.float32], layout: Layout, size: tuple[int, int], margin: float = 0.1, rigid: bool = False
+) -> str | None:
     """Why a photo of (height, width) makes no clip, or None where it does.
 
-    The whole face must be in the picture, with `margin` of its side about it, and not be seen from the side.
+    The whole face must be in the picture, with `margin` of its side about it, and not be seen from the side unless `rigid`
+    allows it.
     """
     fault = label_fault(points, layout, size=size)
     if fault is not None:
@@ -195,15 +212,18 @@ def usable(points: NDArray[np.float32], layout: Layout, size: tuple[int, int], m
     if (low < room).any() or (high > np.array(size[::-1]) - 1 - room).any():
         return "the face touches the edge of the picture"
     try:
-        FaceDeformation(np.asarray(points, np.float64), layout)
+        _face(points, layout, rigid)
     except ValueError as error:
         return str(error).rstrip(".")
     return None
 
 
-def movable(faces: Faces, index: int) -> bool:
+def movable(faces: Faces, index: int, rigid: bool = False) -> bool:
     """Whether photo `index` of a set can be read and is `usable`."""
     try:
-        return usable(faces.record(index).points, faces.layout, faces.read(index).shape[:2]) is None
+        # Pictures that are made, and not read, take longer than all else here.
+        size = getattr(faces, "size", None)
+        shape = (size, size) if isinstance(size, int) else faces.read(index).shape[:2]
+        return usable(faces.record(index).points, faces.layout, shape, rigid=rigid) is None
     except FaceError:
         return False

@@ -286,6 +286,27 @@ class FaceDeformation:
         return _solve(lambda q: self.soft(q, e), moved)
 
 
+class RigidFace:
+    """A face that the camera alone moves, as one that is seen from the side.
+
+    Args:
+        points: `(K, 2)` landmarks in photo pixels.
+        layout: what they mean.
+    """
+
+    def __init__(self, points: Array, layout: Layout) -> None:
+        self.points, self.layout = np.asarray(points, np.float64), layout
+        self.side = float(max(np.ptp(self.points, axis=0)))
+
+    def soft(self, seen: Array, e: Expression) -> Array:
+        """The photo place of what is seen at `(..., 2)`: the same."""
+        return seen
+
+    def landmarks(self, e: Expression) -> Array:
+        """Where the landmarks are seen: `(K, 2)` photo pixels."""
+        return self.points
+
+
 def _solve(backward: Callable[[Array], Array], target: Array) -> Array:
     """The places that `backward` leads to `target`, `(K, 2)`."""
     seen = target

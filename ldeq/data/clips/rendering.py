@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldeq.data.clips.deformation import Expression, FaceDeformation, Slit
+from ldeq.data.clips.deformation import Expression, FaceDeformation, Lips, RigidFace, Slit
 from ldeq.data.crop import compose, invert, transform_points
 
 Image = NDArray[np.uint8]
@@ -25,7 +25,7 @@ class FaceRenderer:
 
     Args:
         photo: `(H, W, 3)` RGB uint8, or float32 where the values are to be followed exactly (tests).
-        face: the deformation of the face in it.
+        face: the deformation of the face in it, or a face that has none and is drawn without an expression.
         size: (height, width) of the frames.
         pad: pixels by which the photo is extended on every side for what lies beyond it; half of its longer side where None.
     """
@@ -33,7 +33,7 @@ class FaceRenderer:
     def __init__(
         self,
         photo: NDArray[np.uint8] | NDArray[np.float32],
-        face: FaceDeformation,
+        face: FaceDeformation | RigidFace,
         size: tuple[int, int],
         pad: int | None = None,
     ) -> None:
@@ -42,13 +42,13 @@ class FaceRenderer:
         self.canvas = extend(photo, self.pad)
         rows, columns = (np.arange(-1, -(-n // _STEP) + 1) * float(_STEP) + (_STEP - 1) / 2 for n in size)
         self.nodes = np.stack(np.meshgrid(columns, rows), -1)
-        self.mouth_colour = self._mouth_colour()
+        self.mouth_colour = None if isinstance(face, RigidFace) else self._mouth_colour(face)
 
-    def _mouth_colour(self) -> NDArray[np.float32]:
+    def _mouth_colour(self, face: FaceDeformation) -> NDArray[np.float32]:
         """The dark of an open mouth, from the colour of the skin about it."""
-        outer = self.face.points[list(self.face.layout.parts["outer_lip"].indices)]
+        outer = face.points[list(face.layout.parts["outer_lip"].indices)]
         x, y = np.rint(outer.mean(0) + self.pad).astype(int).clip(0, np.array(self.canvas.shape[1::-1]) - 1)
-        r = max(2, round(self.face.lips.half))
+        r = max(2, round(face.lips.half))
         skin = np.median(self.canvas[max(y - r, 0) : y + r, max(x - r, 0) : x + r].reshape(-1, 3), axis=0)
         luminance = float(skin.mean())
         # Grey photos stay grey.
@@ -59,13 +59,15 @@ class FaceRenderer:
         """The face as a camera sees it: `camera` is the `(2, 3)` map from photo to frame; -> `(H, W, 3)`."""
         places = self.photo_places(camera, e)
         frame = self._sample(places)
+        if isinstance(self.face, RigidFace):
+            return frame
         scale = math.sqrt(abs(float(np.linalg.det(camera[:, :2]))))
         if e.jaw:
             lips = self.face.lips
             reach = (-1.0 - 1.3, 1.0 + 1.3), (-lips.nose - 2.0, 2.1 * lips.chin + max(e.jaw, 0) + 2.0)
             region = self._region(lips, reach, camera, e)
             if region is not None:
-                self._draw_mouth(frame[region], places[region], e.jaw, scale)
+                self._draw_mouth(lips, frame[region], places[region], e.jaw, scale)
         if e.closure:
             for eye, closure in zip(self.face.eyes, e.closures, strict=True):
                 top = float(eye.upper.min()) - eye.height - 2
@@ -112,8 +114,7 @@ class FaceRenderer:
             return None
         return slice(int(r0), int(min(r1, height))), slice(int(c0), int(min(c1, width)))
 
-    def _draw_mouth(self, target: NDArray[np.uint8], seen: NDArray[np.float32], jaw: float, scale: float) -> None:
-        lips = self.face.lips
+    def _draw_mouth(self, lips: Lips, target: NDArray[np.uint8], seen: NDArray[np.float32], jaw: float, scale: float) -> None:
         x, y = np.moveaxis(lips.local(seen), -1, 0)
         upper_edge, lower_edge = lips.lines(x, jaw)
         upper = np.clip(0.5 + scale * (upper_edge - y), 0, 1)

@@ -34,7 +34,8 @@ class SequenceDataset(Dataset[dict[str, Any]]):
     - ``image``: `(T, 3, S, S)` uint8 RGB tensor, consecutive frames;
     - ``landmarks``: `(T, K, 2)` float32, unit crop coordinates (index / S);
     - ``index``: the sample that was asked for;
-    - ``source``: the photo that it is made from; photos that cannot be set in motion are left out;
+    - ``source``: the photo that it is made from; faces that touch the edge of theirs are left out, and before those that are
+      seen from the side the camera alone moves;
     - ``skipped``: False, for a batch to be like those of `LandmarkDataset`.
 
     What is drawn depends on (seed, epoch, index) alone.
@@ -66,9 +67,9 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         self.faces, self.layout, self.size, self.frames, self.crop_scale = faces, faces.layout, size, frames, crop_scale
         self.augmentation = augmentation or Augmentation.none()
         self.seed = seed
-        self._movable = [i for i in range(len(faces)) if movable(faces, i)]
+        self._movable = [i for i in range(len(faces)) if movable(faces, i, rigid=True)]
         if not self._movable:
-            raise DataError(f"none of the photos of {faces.name} can be moved: whole faces seen from the front are.")
+            raise DataError(f"none of the photos of {faces.name} can be moved: whole faces with room about them are.")
         self._textures = [faces.read(i) for i in self._movable[:TEXTURES]]
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -95,7 +96,7 @@ class SequenceDataset(Dataset[dict[str, Any]]):
         first = int(rng.integers(_CLIP - self.frames))
         clip = Clip(
             self.faces.read(source), self.faces.record(source).points, self.layout, difficulty, [*key, 1], self._textures,
-            frames=_CLIP, window=(first, self.frames),
+            frames=_CLIP, window=(first, self.frames), rigid=True,
         )  # fmt: skip
         square = crop_box("landmarks", points=clip.landmarks[0], scale=self.crop_scale)
         drawn = self.augmentation.sample(rng, self.size)

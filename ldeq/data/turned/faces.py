@@ -80,7 +80,7 @@ class TurnedFaces:
     def __init__(self, faces: FaceSet, copies: int, seed: int = 0) -> None:
         if not 1 <= copies <= MOST_COPIES:
             raise ArgumentError(f"copies of a turned photo must be from 1 to {MOST_COPIES}, not {copies}.")
-        self.faces, self.copies, self.seed, self.axis = faces, copies, seed, faces.axis
+        self.faces, self.copies, self.seed, self.axis, self.size = faces, copies, seed, faces.axis, SIZE
         self.usable = [i for i in range(len(faces)) if _fits(faces.record(i).points, faces.layout)]
         if not self.usable:
             raise DataError(f"none of the faces of {faces.name} can be turned.")
