@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ldeq import Landmarker
 from ldeq.cli import main
 from ldeq.cli.export import drawn_crops
-from ldeq.data import Layout, get_layout
+from ldeq.data import Layout, crop_box, crop_matrix, get_layout, warp
 from ldeq.engine import Pretrained
 from ldeq.export import (
     ExportError,
@@ -62,9 +64,11 @@ def one_evaluation(pretrained: Pretrained, tmp_path_factory: pytest.TempPathFact
 
 
 def test_landmarks_of_real_faces_do_not_change_on_their_way_to_onnxruntime(
-    pretrained: Pretrained, exported: Path, real_crops: NDArray[np.uint8]
+    pretrained: Pretrained, exported: Path, real_crops: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = verify_onnx(exported, pretrained.model, real_crops, 4)
+    with capsys.disabled():
+        print(f"\nonnxruntime against PyTorch on {found.images} real faces: {found.landmarks:.1e} of the crop's side at most")
     assert found.images == 100
     assert found.landmarks <= 1e-4
 
@@ -94,6 +98,30 @@ def test_memory_from_frame_to_frame_survives_export(
         np.testing.assert_allclose(std / 128, deviation, rtol=0, atol=1e-4)
     cold = session.run(None, {"images": frames[-1], "z0": np.zeros_like(z)})[0]
     assert np.abs(cold - landmarks).max() > 1, "the state has no effect: the test would pass without it"
+
+
+def test_a_real_face_is_followed_alike_over_a_whole_clip(
+    pretrained: Pretrained, one_evaluation: Path, real_clip: list[NDArray[np.uint8]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RwR with each runtime's own state, from a full solve on; the crops of both follow onnxruntime's landmarks."""
+    session, model = session_of(one_evaluation), pretrained.model
+    landmarker = Landmarker(pretrained)
+    frames = list(itertools.dropwhile(lambda frame: not landmarker(frame), real_clip))
+    points, z, theirs = landmarker(frames[0])[0].points, np.zeros((1, 68, 32, 32), np.float32), torch.zeros(1, 68, 32, 32)
+    worst = moved = 0.0
+    for t, frame in enumerate(frames):
+        square = crop_box("landmarks", points=points, scale=pretrained.crop_scale)
+        crop = warp(frame, crop_matrix(square, 128), 128)[None]
+        for _ in range(1 if t else 4):
+            landmarks, _, z, _ = session.run(None, {"images": crop, "z0": z})
+            xy, _, theirs = expected(model, crop, theirs, 1)
+        worst = max(worst, float(np.abs(landmarks / 128 - np.asarray(xy)).max()))
+        found = (landmarks[0] + 0.5) * (square.side / 128) - 0.5 + (square.x0, square.y0)
+        moved, points = moved + float(np.abs(found - points).mean()), found
+    with capsys.disabled():
+        print(f"\nonnxruntime against PyTorch, RwR over {len(frames)} frames: {worst:.1e} of the crop's side at most")
+    assert worst <= 1e-4
+    assert moved > 0.1 * len(frames) and len(frames) >= 50, "the face rests: any state would do"
 
 
 def test_four_runs_of_one_evaluation_are_one_run_of_four(pretrained: Pretrained, exported: Path, one_evaluation: Path) -> None:
