@@ -227,10 +227,11 @@ def test_the_video_recipe_is_scored_on_videos(small: list[str], tmp_path: Path, 
     assert "| RwR as released |" in capsys.readouterr().out
 
 
-def test_the_recipes_of_the_shipped_weights_run_one_after_the_other(small: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["small-300w-motion", "small-300w-turned"])
+def test_the_recipes_of_the_shipped_weights_run_one_after_the_other(small: list[str], tmp_path: Path, second: str) -> None:
     trained("small-300w", tmp_path, *small, "--set", f"run.out={tmp_path / 'first'}")
     start = tmp_path / "first" / "best.safetensors"
-    best = trained("small-300w-motion", tmp_path, *small, "--set", f"run.start={start}", "--set", "run.batch=2")
+    best = trained(second, tmp_path, *small, "--set", f"run.start={start}", "--set", "run.batch=2")
     kept = load_pretrained(best)
     assert (kept.crop_rule, kept.layout) == ("landmarks", IBUG68)
     assert main(["eval", str(best), "--data", "300w:$LDEQ_300W#helen-test", "--device", "cpu"]) == 0

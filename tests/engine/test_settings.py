@@ -86,7 +86,7 @@ def test_a_file_that_is_no_mapping_says_so(tmp_path: Path) -> None:
 
 def test_the_configurations_that_are_shipped_can_be_read() -> None:
     configs = Path(__file__).parents[2] / "configs"
-    for name in ("small-300w", "small-300w-motion"):
+    for name in ("small-300w", "small-300w-motion", "small-300w-turned"):
         assert read(configs / f"{name}.yaml").model == LDEQConfig.small(landmarks=68)
 
 
