@@ -14,9 +14,12 @@ from .settings import OptimSettings, TrainSettings
 
 
 def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean over everything but x and y of `(..., K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance."""
-    difference = predicted - target
-    return difference.abs().mean() if kind == "l1" else _length(difference).mean()
+    """Mean over everything but x and y of `(..., K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance.
+
+    Here and in the other losses, landmarks whose label is NaN are in no mean.
+    """
+    error, known = _error(predicted, target)
+    return _mean(error.abs().mean(-1) if kind == "l1" else _length(error), known)
 
 
 def flicker_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -24,8 +27,8 @@ def flicker_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
     What NMF measures (Micaelli et al., CVPR 2023, section 5), without its squares: an outlier does not rule a batch.
     """
-    error = predicted - target
-    return _length(error[:, 1:] - error[:, :-1]).mean()
+    error, known = _error(predicted, target)
+    return _mean(_length(error[:, 1:] - error[:, :-1]), known[:, 1:] & known[:, :-1])
 
 
 def opening_loss(predicted: Tensor, target: Tensor, layout: Layout) -> Tensor:
@@ -37,8 +40,18 @@ def opening_loss(predicted: Tensor, target: Tensor, layout: Layout) -> Tensor:
     if not pairs:
         return predicted.new_zeros(())
     upper, lower = (list(side) for side in zip(*pairs, strict=True))
-    error = predicted - target
-    return _length(error[..., upper, :] - error[..., lower, :]).mean()
+    error, known = _error(predicted, target)
+    return _mean(_length(error[..., upper, :] - error[..., lower, :]), known[..., upper] & known[..., lower])
+
+
+def _error(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The error `(..., K, 2)`, 0 where there is no label, and where there is one, `(..., K)`."""
+    known = target.isfinite().all(-1)
+    return torch.where(known[..., None], predicted - target, 0.0), known
+
+
+def _mean(values: Tensor, known: Tensor) -> Tensor:
+    return (values * known).sum() / known.sum().clamp(min=1)
 
 
 def _length(vectors: Tensor) -> Tensor:

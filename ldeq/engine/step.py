@@ -113,7 +113,8 @@ class TrainingStep:
 
     @torch.no_grad()
     def _figures(self, out: Any, target: Tensor) -> dict[str, float]:
-        error = (out.landmarks - target).norm(dim=-1).mean(-1)
+        # Of landmarks that have a label.
+        error = (out.landmarks - target).norm(dim=-1).nanmean(-1)
         left, right = self.layout.outer_eyes
         error = error / (target[..., left, :] - target[..., right, :]).norm(dim=-1)
         # Of a sequence, the mean over its frames.

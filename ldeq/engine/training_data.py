@@ -10,6 +10,8 @@ from torch.utils.data import ConcatDataset
 
 from ..data import CropRule, LandmarkDataset, Layout, open_faces
 from ..data.clips import SequenceDataset
+from ..data.layouts import shared_indices
+from ..data.shared import SharedLandmarks
 from .loading import load_batches
 from .settings import SettingsError, TrainSettings
 
@@ -31,9 +33,11 @@ class TrainingData:
         data, run = settings.data, settings.run
         if not data.train:
             raise SettingsError("data.train is empty; name a source, for example data.train: ['synthetic:2000']")
-        self.train_sets = [self._open_train(spec) for spec in data.train]
+        opened = [self._open_train(spec) for spec in data.train]
         self.val_sets = [self._open_val(spec) for spec in data.val]
-        self.layout = self._common_layout()
+        self.layout = self._common_layout(opened)
+        # Sources of another layout teach the landmarks that it shares with the model's.
+        self.train_sets = [d if d.layout == self.layout else SharedLandmarks(d, self.layout) for d in opened]
         self.joined: ConcatDataset[dict[str, Any]] = ConcatDataset(self.train_sets)
         self.steps_per_epoch = len(self.joined) // (run.batch * world)
         if self.steps_per_epoch == 0:
@@ -45,8 +49,9 @@ class TrainingData:
         """Fills the caches that were asked for, before loader processes start and would each fill their own."""
         if self.settings.data.cache:
             for dataset in self.train_sets:
-                if isinstance(dataset, LandmarkDataset):
-                    dataset.preload()
+                inner = dataset.dataset if isinstance(dataset, SharedLandmarks) else dataset
+                if isinstance(inner, LandmarkDataset):
+                    inner.preload()
 
     def batches(self, epoch: int, first: int, *, pin: bool = False) -> Iterator[dict[str, Any]]:
         """This process's batches of an epoch from number `first` on; the order comes from (seed, epoch) alone."""
@@ -92,15 +97,18 @@ class TrainingData:
         rule = cast(CropRule, data.crop)
         return LandmarkDataset(open_faces(spec, "test"), size, rule, data.crop_scale, seed=seed, on_error="replace")
 
-    def _common_layout(self) -> Layout:
-        sets: list[LandmarkDataset | SequenceDataset] = [*self.train_sets, *self.val_sets]
-        layouts = {d.layout.name for d in sets}
-        if len(layouts) > 1:
-            raise SettingsError(f"data sources have different layouts ({', '.join(sorted(layouts))}); train on one of them")
-        layout = sets[0].layout
-        if layout.count != self.settings.model.landmarks:
+    def _common_layout(self, opened: list[LandmarkDataset | SequenceDataset]) -> Layout:
+        """The model's layout: that of the validation sets, else of the source with as many landmarks."""
+        sets: list[LandmarkDataset | SequenceDataset] = [*self.val_sets, *opened]
+        count = self.settings.model.landmarks
+        layout = next((d.layout for d in sets if d.layout.count == count), sets[0].layout)
+        others = [d.layout for d in self.val_sets if d.layout != layout]
+        others += [d.layout for d in opened if d.layout != layout and shared_indices(d.layout, layout) is None]
+        if others:
+            names = ", ".join(sorted({d.layout.name for d in sets}))
+            raise SettingsError(f"data sources have different layouts ({names}); train on one of them")
+        if layout.count != count:
             raise SettingsError(
-                f"model.landmarks is {self.settings.model.landmarks} and the data has {layout.count}; set model.landmarks: "
-                f"{layout.count}"
+                f"model.landmarks is {count} and the data has {layout.count}; set model.landmarks: {layout.count}"
             )
         return layout
