@@ -24,9 +24,11 @@ class Face:
         id: of the face in a stream, from 0; None in a single picture.
         reset: in a stream, why the face does not continue from the last frame: ``"start"``, ``"cut"``, why it had been lost
             or drifted; None where it continues, and in a single picture.
-        score: whether there is a face, from 0 (noise, background) to 1; above 0.5 it is more likely one than not. It is
-            no error of the points; `ldeq.confidence` says what it is made of and how well it separates. In a stream it rests
-            on the last full solve. None for a face that no model found.
+        score: whether there is a face and the landmarks lie on it, from 0 (noise, background) to 1; above 0.5 it is more
+            likely so than not. It is no error of the points; `ldeq.confidence` says what it is made of. In a stream it rests
+            on the last full solve. None for a model without a calibration (`ldeq calibrate`).
+        deviation: `(K,)` float32, how far each point is expected to lie from where a person would put it, in pixels: the
+            calibrated form of `std`, and large where a point cannot be seen. None as for `score`.
     """
 
     points: NDArray[np.float32]
@@ -36,6 +38,7 @@ class Face:
     id: int | None = None
     reset: str | None = None
     score: float | None = None
+    deviation: NDArray[np.float32] | None = None
 
     @cached_property
     def pose(self) -> HeadPose | None:
@@ -74,7 +77,8 @@ class Face:
         id: int | None = None,
         reset: str | None = None,
         score: float | None = None,
+        deviation: NDArray[np.float32] | None = None,
     ) -> Face:
         """A face with the tight box of its points."""
         (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-        return cls(points, std, (x1, y1, x2, y2), layout, id, reset, score)
+        return cls(points, std, (x1, y1, x2, y2), layout, id, reset, score, deviation)

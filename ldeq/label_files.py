@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -164,10 +165,16 @@ def face_record(face: Face) -> dict[str, Any]:
         "box": [round(v, 2) for v in face.box],
         "points": [[round(float(x), 2), round(float(y), 2)] for x, y in face.points],
         "std": [round(float(v), 3) for v in face.std],
+        "deviation": None if face.deviation is None else [_finite(v) for v in face.deviation.tolist()],
         "score": None if face.score is None else round(face.score, 4),
         "pose": None if face.pose is None else {k: round(v, 2) for k, v in face.pose._asdict().items()},
         "openings": {name: round(v, 4) for name, v in face.openings.items()},
     }
+
+
+def _finite(value: float) -> float | None:
+    """To a thousandth; JSON knows no NaN."""
+    return round(value, 3) if math.isfinite(value) else None
 
 
 def _relative(picture: Found, folder: Path) -> str:

@@ -21,7 +21,7 @@ LEVELS = (
     {"engine"},
     {"export", "label_files"},
     {"video"},
-    {"landmarker", "web"},
+    {"landmarker", "web", "calibration"},
     {"cli"},
     {"__main__"},
 )

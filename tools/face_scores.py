@@ -1,135 +1,161 @@
-"""How well the score of a face separates faces from everything else.
+"""What the score of a face and the deviations of its landmarks are worth, on faces that nothing was fitted on.
 
-    python tools/face_scores.py --300w ~/300w --wflw ~/WFLW
+    python tools/face_scores.py '300w:~/300w#helen-test' wflw:~/WFLW --plot docs/results/face-score/reliability.png
 
-Faces in boxes off by 6 % of their size and 10 % in size, against background of the same photos, noise, grey, texture, and faces
-turned by a quarter or a half. Prints quantiles of the score by kind, and the area under the ROC curve.
+Faces in boxes off by 6 % of their size and 10 % in size, against noise, grey, textures, background, turned and cut faces, and
+what an eager detector takes for a face. What `--detector` finds without a label is taken for a face and left out: choose the
+best one that there is. Prints quantiles of the score by kind, the area under the ROC curve, and how well the deviations are
+calibrated. A model of 68 landmarks is judged on those 68 of WFLW's 98 that mean the same.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldeq import Landmarker
-from ldeq.data import load_300w, load_wflw
-from ldeq.detection import detect_faces
-from ldeq.video.stream import overlap
+from ldeq.calibration import Answer, answers, samples
+from ldeq.confidence import Calibration
+from ldeq.data import IBUG68, Faces, FaceSet, open_faces
+from ldeq.detection import make_detector
+from ldeq.engine import load_pretrained
 
-Box = tuple[float, float, float, float]
-SIDE = 256
+SHARED = (
+    *range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60),
+    60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75, *range(76, 96),
+)  # fmt: skip
+"""The landmarks of WFLW that mean the same as the 68 of 300-W, in their order."""
 
+LEVELS = np.arange(0.05, 1, 0.05)
+"""Shares of the points that are to lie within a distance."""
 
-class Sample(NamedTuple):
-    kind: str
-    image: NDArray[np.uint8]
-    box: Box
+BINS = 10
 
-
-def tight(points: NDArray[np.float32]) -> Box:
-    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
-    return x1, y1, x2, y2
-
-
-def off(box: Box, rng: np.random.Generator) -> Box:
-    """The box as a detector might give it."""
-    x1, y1, x2, y2 = box
-    w, h, side = x2 - x1, y2 - y1, max(x2 - x1, y2 - y1)
-    cx, cy = (x1 + x2) / 2 + rng.normal(0, 0.06) * side, (y1 + y2) / 2 + rng.normal(0, 0.06) * side
-    ratio = float(np.exp(rng.normal(0, 0.1)))
-    return cx - w * ratio / 2, cy - h * ratio / 2, cx + w * ratio / 2, cy + h * ratio / 2
+Array = NDArray[np.float64]
 
 
-def turned(image: NDArray[np.uint8], box: Box, quarters: int) -> tuple[NDArray[np.uint8], Box]:
-    x1, y1, x2, y2 = box
-    for _ in range(quarters):
-        width = image.shape[1]
-        image = np.ascontiguousarray(np.rot90(image))
-        x1, y1, x2, y2 = y1, width - 1 - x2, y2, width - 1 - x1
-    return image, (x1, y1, x2, y2)
+class Judged:
+    """The answers on one set, with their scores and deviations."""
+
+    def __init__(self, name: str, found: Sequence[Answer], calibration: Calibration) -> None:
+        self.name = name
+        self.answers = [a for a in found if a.kind != "face made harder"]
+        self.scores = np.array([calibration.score(a.residual, a.points, a.std) for a in self.answers])
+        self.faces = np.array([a.kind == "face" for a in self.answers])
+        # A model that looks around itself may find the face of which its box holds a part.
+        self.none = np.array([a.kind != "face" and not a.fits for a in self.answers])
+        faces = [a for a in self.answers if a.kind == "face"]
+        self.fits = np.array([a.fits for a in faces])
+        # In shares of the face, so that small and large faces count the same.
+        self.errors = np.array([a.errors / a.size for a in faces if a.errors is not None])
+        self.deviations = np.array([calibration.deviation(a.residual, a.points, a.std) / a.size for a in faces])
+
+    def table(self, limit: float) -> str:
+        rows = [
+            "| kind | boxes | 2 % | 10 % | median | 90 % | 98 % | kept |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        ]
+        for kind in dict.fromkeys(a.kind for a in self.answers):
+            values = self.scores[[a.kind == kind for a in self.answers]]
+            shown = " | ".join(f"{v:.3f}" for v in np.quantile(values, (0.02, 0.1, 0.5, 0.9, 0.98)))
+            rows.append(f"| {kind} | {len(values)} | {shown} | {100 * np.mean(values >= limit):.0f} % |")
+        return "\n".join(rows)
+
+    def coverage(self) -> Array:
+        """Shares of the points that lie within the distances at which `LEVELS` of them should."""
+        within = np.sqrt(-np.log(1 - LEVELS) * 4 / np.pi)  # of a Rayleigh distribution with mean 1
+        return np.array([(self.errors < t * self.deviations).mean() for t in within])
+
+    def bins(self) -> tuple[Array, Array]:
+        """Means of deviations and of errors in tenths of the points, by their deviation."""
+        parts = np.array_split(np.argsort(self.deviations.ravel()), BINS)
+        means = [(self.deviations.ravel()[part].mean(), self.errors.ravel()[part].mean()) for part in parts]
+        return np.array(means)[:, 0], np.array(means)[:, 1]
+
+    def line(self) -> str:
+        told, true = self.bins()
+        coverage = self.coverage()
+        return (
+            f"| {self.name} | {len(self.errors)} | {100 * self.errors.mean():.2f} % | {100 * self.deviations.mean():.2f} % | "
+            f"{100 * np.abs(coverage - LEVELS).mean():.1f} % | {100 * np.abs(told - true).mean() / self.errors.mean():.1f} % | "
+            f"{100 * coverage[9]:.0f} % | {100 * coverage[17]:.0f} % |"
+        )
 
 
-def faces(photos: Path, count: int, rng: np.random.Generator) -> Iterator[Sample]:
-    found = load_300w(photos, "test")
-    for n, i in enumerate(range(0, len(found), max(1, len(found) // count))):
-        image, box = found.read(i), off(tight(found.record(i).points), rng)
-        yield Sample("face", image, box)
-        if n % 2 == 0:
-            yield Sample(f"turned by {90 * (1 + n // 2 % 3)}", *turned(image, box, 1 + n // 2 % 3))
-
-
-def hard_faces(photos: Path, count: int, rng: np.random.Generator) -> Iterator[Sample]:
-    """Hard faces, and background of the same photos: boxes in which there is neither a label nor anything for the detector."""
-    found = load_wflw(photos, "test")
-    boxes: dict[str, list[Box]] = {}
-    for i in range(len(found)):
-        boxes.setdefault(found.read(i).tobytes()[:4096].hex(), []).append(tight(found.record(i).points))
-    for i in range(min(count, len(found))):
-        image = found.read(i)
-        yield Sample("hard face", image, off(tight(found.record(i).points), rng))
-        height, width = image.shape[:2]
-        for _ in range(30):
-            side = float(np.exp(rng.uniform(np.log(40), np.log(min(height, width) / 2))))
-            x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
-            box = (x, y, x + side, y + side)
-            if any(overlap(box, other) > 0.01 for other in boxes[image.tobytes()[:4096].hex()]):
-                continue
-            low, high = max(0, int(y - 0.4 * side)), max(0, int(x - 0.4 * side))
-            part = image[low : int(y + 1.4 * side), high : int(x + 1.4 * side)]
-            if not len(detect_faces(np.ascontiguousarray(part))):
-                yield Sample("background", image, box)
-                break
-
-
-def patterns(count: int, rng: np.random.Generator) -> Iterator[Sample]:
-    """Noise, grey and textures."""
-    box: Box = (60.0, 60.0, 190.0, 190.0)
-    place = np.arange(SIDE)
-    for i in range(count):
-        yield Sample("noise", rng.integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8), off(box, rng))
-        grey = rng.integers(0, 255) + rng.normal(0, rng.uniform(0, 5), (SIDE, SIDE, 3))
-        yield Sample("grey", np.clip(grey, 0, 255).astype(np.uint8), off(box, rng))
-        blurred = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)), (0, 0), rng.uniform(1, 20))
-        waves = np.sin(place[None] * rng.uniform(0.05, 1) + place[:, None] * rng.uniform(0, 0.5))
-        board = ((place[None] // (4 + i) + place[:, None] // (4 + i)) % 2).astype(float)
-        slope = place[None] * rng.uniform() + place[:, None] * rng.uniform()
-        for values in (blurred, waves, board, slope):
-            texture = cv2.normalize(values, np.empty(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-            yield Sample("texture", np.repeat(texture[..., None], 3, 2), off(box, rng))
-
-
-def auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
+def auc(positive: Array, negative: Array) -> float:
     """Area under the ROC curve: how often a face scores above what is none."""
     return float((positive[:, None] > negative[None]).mean() + 0.5 * (positive[:, None] == negative[None]).mean())
 
 
+def faces_for(spec: str, count: int) -> Faces:
+    """The set, with those landmarks of it that a model of `count` finds."""
+    faces = open_faces(spec, "test")
+    if faces.layout.count != 98 or count != 68 or not isinstance(faces, FaceSet):
+        return faces
+    records = [replace(record, points=record.points[list(SHARED)]) for record in faces.records]
+    return replace(faces, layout=IBUG68, records=records)
+
+
+def plot(judged: Sequence[Judged], path: Path) -> None:
+    """Reliability diagrams: shares of points within a distance, and mean errors over deviations."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 100], [0, 100], color="0.6", linewidth=1)
+    most = 100 * max(max(one.max() for one in j.bins()) for j in judged)
+    least = 100 * min(min(one.min() for one in j.bins()) for j in judged)
+    right.plot([least, most], [least, most], color="0.6", linewidth=1)
+    for one in judged:
+        left.plot(100 * LEVELS, 100 * one.coverage(), marker="o", markersize=4, label=one.name)
+        told, true = one.bins()
+        right.plot(100 * told, 100 * true, marker="o", markersize=4, label=one.name)
+    left.set(xlabel="points that should lie within a distance, %", ylabel="points that do, %", xlim=(0, 100), ylim=(0, 100))
+    right.set(xscale="log", yscale="log", xlabel="Face.deviation, % of the face", ylabel="mean error, % of the face")
+    ticks = [1, 2, 5, 10, 20]
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left")
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--300w", dest="photos", type=Path, required=True)
-    parser.add_argument("--wflw", type=Path, required=True)
+    parser.add_argument("sets", nargs="+", help="labelled faces, as ldeq eval --data takes them")
     parser.add_argument("--model", default="small-68")
-    parser.add_argument("--count", type=int, default=100, help="faces of each data set")
+    parser.add_argument("--count", type=int, default=330, help="faces of each set")
+    parser.add_argument("--detector", default="auto", help="tells unlabelled faces from what is none")
+    parser.add_argument("--plot", type=Path, help="where the reliability diagram goes")
     arguments = parser.parse_args()
-    landmarker, rng = Landmarker.load(arguments.model), np.random.default_rng(0)
-    samples = [*faces(arguments.photos, arguments.count, rng), *hard_faces(arguments.wflw, arguments.count, rng)]
-    samples += patterns(max(4, arguments.count // 5), rng)
-    scores: dict[str, list[float]] = {}
-    for sample in samples:
-        (face,) = landmarker(sample.image, [sample.box])
-        scores.setdefault(sample.kind, []).append(face.score or 0.0)
-    print("| kind | boxes | 2 % | 10 % | median | 90 % | 98 % | above 0.5 |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for kind, values in scores.items():
-        shown = " | ".join(f"{v:.3f}" for v in np.quantile(values, (0.02, 0.1, 0.5, 0.9, 0.98)))
-        print(f"| {kind} | {len(values)} | {shown} | {100 * np.mean(np.array(values) > 0.5):.0f} % |")
-    positive = np.array([v for kind, values in scores.items() if "face" in kind for v in values])
-    negative = np.array([v for kind, values in scores.items() if "face" not in kind for v in values])
-    print(f"\nArea under the ROC curve: {auc(positive, negative):.4f} ({len(positive)} faces, {len(negative)} others)")
+    pretrained = load_pretrained(arguments.model)
+    if (calibration := pretrained.calibration) is None:
+        parser.error(f"{arguments.model} has no calibration; fit one with ldeq calibrate")
+    judged = []
+    for spec in arguments.sets:
+        faces = faces_for(spec, pretrained.layout.count)
+        drawn = samples([faces], arguments.count, make_detector(arguments.detector), np.random.default_rng(1))
+        one = Judged(faces.name, list(answers(pretrained, drawn)), calibration)
+        judged.append(one)
+        known, positive = one.scores[one.faces], one.scores[one.faces][one.fits]
+        negative = one.scores[one.none]
+        print(f"\n{one.name}\n\n{one.table(calibration.min_score)}\n")
+        print(f"AUC {auc(positive, negative):.4f} for the {len(positive)} faces on which the landmarks fit,")
+        print(
+            f"{auc(known, negative):.4f} for all {len(known)}, against {len(negative)} others; limit {calibration.min_score:g}"
+        )
+    print("\n| set | faces | mean error | mean deviation | calibration error | of means | within half | within nine tenths |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("\n".join(one.line() for one in judged))
+    if arguments.plot:
+        plot(judged, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Keeps what a finished run made: rounds its weights to bf16, scores those, writes weights, card and report.
+"""Keeps what a finished run made: rounds its weights to bf16, scores and calibrates those, writes weights, card and report.
 
 python tools/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
 python tools/ship_model.py runs/small-300w-motion/step-00003096.safetensors '300w:~/300w#helen-test'
+
+The calibration behind `Face.score` is fitted on the training split of the same data, or on the sets that are named behind it.
+`ldeq calibrate` fits it anew without the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import cast
 
 import torch
 
+from ldeq.calibration import add_calibration, calibrate
 from ldeq.data import LandmarkDataset, open_faces
 from ldeq.data.crop import CropRule
 from ldeq.engine import checkpoint, evaluate, load_pretrained
@@ -54,8 +58,14 @@ RUNS = {
 LICENCE = "research use only: the photos of HELEN and AFW are for research, and so is this model"
 
 
-def main(trained: Path, spec: str) -> None:
-    """Keeps the weights of `trained`, a checkpoint in the folder of its run, scored on the faces of `spec`."""
+def main(trained: Path, spec: str, *calibrating: str) -> None:
+    """Keeps the weights of `trained`, a checkpoint in the folder of its run, scored on the faces of `spec`.
+
+    Args:
+        trained: the checkpoint.
+        spec: faces that it is scored on.
+        calibrating: sets that its calibration is fitted on; the training split of `spec` if none is named.
+    """
     run = trained.resolve().parent.name
     target, data = RUNS[run]
     name = target.stem if target.parent.parent.name == "ldeq" else run
@@ -76,6 +86,8 @@ def main(trained: Path, spec: str) -> None:
     evaluation = evaluate(kept.model, faces, weights=f"model {name} (bf16 weights, moving average)")
     card = {"data": data, "licence": LICENCE, **evaluation.summary, "protocol": evaluation.protocol}
     save_weights(target, kept.model, kept.layout, settings, {"card": card}, torch.bfloat16)
+    sets = [open_faces(each, "train") for each in calibrating or [f"{spec.partition('#')[0]}#train"]]
+    add_calibration(target, target, calibrate(kept, sets))
     facts = {
         **card,
         "parameters": sum(p.numel() for p in kept.model.parameters()) / 1e6,
@@ -98,4 +110,4 @@ def main(trained: Path, spec: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

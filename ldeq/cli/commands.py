@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from .bench import Bench
+from .calibrate import Calibrate
 from .convert import Convert
 from .data import Data
 from .demo import Demo
@@ -28,6 +29,7 @@ Command = (
     | Annotated[Webcam, tyro.conf.subcommand("webcam")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Web, tyro.conf.subcommand("web")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

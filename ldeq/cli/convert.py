@@ -59,4 +59,5 @@ class Convert:
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
         print(f"wrote {target}: the {found.variant} model, {parameters:.3f} M parameters, {layout.name}")
         print(f"  {LICENCE}")
+        print(f"  it gives no score yet; fit one with: ldeq calibrate {target} --data SPEC")
         return 0

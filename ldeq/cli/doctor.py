@@ -15,7 +15,7 @@ import cv2
 import torch
 
 from .. import __version__
-from ..detection import DetectorError, detector_name
+from ..detection import detector_findings
 from ..engine import CheckpointError, load_pretrained, shipped_models
 from ..engine.device import resolve_device
 from ..models.inference.engine import choose_engine
@@ -73,7 +73,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "backends": available_backends(),
         "kernels": show_config(verbose=False),
         "video": {"pyav": _pyav(), "encoder": _encoder(), "camera": _camera()},
-        "detector": {"faces": _detector()},
+        "detector": detector_findings(),
         "models": {name: _model(name) for name in shipped_models()} or {"none": "no model is shipped with this build"},
     }
 
@@ -126,13 +126,6 @@ def _bf16() -> str:
     # The name is private to torch; without it the capability alone is told.
     has = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return f"in hardware ({capability})" if has else f"not in hardware ({capability}): leave amp off"
-
-
-def _detector() -> str:
-    try:
-        return detector_name()
-    except DetectorError as error:
-        return f"missing: {error}"
 
 
 def _model(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from ..video.reading import VideoError, VideoFrame
 from ..video.stream import SAME_FACE, Stream, overlap
 from ..video.tracking import Stopwatch, TrackingSettings
 from ..video.writing import VideoWriter, checked_path, partial_path
+from .min_score import check_min_score, no_score
 from .outputs import Outputs
 
 STAGES = ("decode", "detect", "crop", "model", "filter", "each frame alone", "draw", "write")
@@ -44,12 +46,15 @@ class Pipeline:
     smooth: str = "auto"
     """auto, none, or a causal filter: ema, one-euro, mediapipe (its settings), savgol-causal, face-frame. With settings if
     wanted, for parts of the face, too: one-euro,min_cutoff=5,mouth.beta=60."""
-    detector: str = "haar"
-    """haar, or yunet:FILE with a YuNet ONNX file."""
+    detector: str = "auto"
+    """centerface (the extra detection), haar, yunet:FILE with a YuNet ONNX file, or auto, the best one that is installed (ldeq
+    doctor)."""
     detect_every: int = 0
     """Frames between two searches for faces that came in; 0 searches only where there is no face."""
     max_faces: int | None = None
     """The largest so many faces are followed; all of them if absent."""
+    min_score: float | None = None
+    """What scores lower in several full solves in a row is no face; if absent, the model's own limit. 0 is no limit."""
     model: str = "small-68"
     """A shipped model or a ``.safetensors`` file."""
     device: str = "auto"
@@ -62,7 +67,11 @@ class Pipeline:
         Raises:
             CheckpointError: for the model, and `SettingsError` for the device or the engine.
         """
-        return Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
+        check_min_score(self.min_score)
+        found = Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
+        if told := no_score(found.pretrained, self.min_score):
+            print(f"note: {told}", file=sys.stderr)
+        return found
 
     def filter_name(self, landmarker: Landmarker) -> str | None:
         """What `smooth` stands for."""
@@ -90,6 +99,7 @@ class Pipeline:
             detector=self.detector,
             detect_every=self.detect_every,
             max_faces=self.max_faces,
+            min_score=self.min_score,
             fps=rate,
         )
 

@@ -47,6 +47,7 @@ def answers(
     size: int = 1,
     boxes: Sequence[Sequence[float]] | None = None,
     cropped: bool = False,
+    min_score: float | None = None,
 ) -> Iterator[Answer]:
     """The faces of each picture, in order.
 
@@ -56,12 +57,13 @@ def answers(
         size: of a batch.
         boxes: of the faces in every picture, instead of the detector.
         cropped: each picture is one face.
+        min_score: as `Landmarker.batch` takes it.
     """
     with ThreadPoolExecutor(min(size, _READERS)) as readers:
         for first in range(0, len(pictures), size):
             chunk = pictures[first : first + size]
             read = list(readers.map(_read, chunk)) if len(chunk) > 1 else [_read(chunk[0])]
-            found = _faces(landmarker, [p for p in read if not isinstance(p, str)], boxes, cropped)
+            found = _faces(landmarker, [p for p in read if not isinstance(p, str)], boxes, cropped, min_score)
             for picture, pixels in zip(chunk, read, strict=True):
                 if isinstance(pixels, str):
                     yield Answer(None, [], pixels)
@@ -95,6 +97,7 @@ def label(
     size: int,
     boxes: Sequence[Sequence[float]] | None,
     cropped: bool,
+    min_score: float | None = None,
 ) -> int:
     """Writes a line for each picture of this process's share that has none, and ends with one file.
 
@@ -105,6 +108,7 @@ def label(
         size: of a batch.
         boxes: as in `answers`.
         cropped: as in `answers`.
+        min_score: as in `answers`.
 
     Returns:
         The exit status: 2 if a picture could not be read.
@@ -118,7 +122,7 @@ def label(
         if known:
             console.say(f"{lines.target}: {sum(map(_is_done, known.values()))} of {len(pictures)} pictures have their lines")
         try:
-            _write(lines, mine, load, size, boxes, cropped, console)
+            _write(lines, mine, lambda part: answers(load(), part, size, boxes, cropped, min_score), size, console)
         except KeyboardInterrupt:
             console.warn("stopped; run the same command again to go on")
             raise
@@ -137,17 +141,15 @@ def label(
 def _write(
     lines: JsonLines,
     mine: Sequence[Picture],
-    load: Callable[[], Landmarker],
+    answered: Callable[[Sequence[Picture]], Iterator[Answer]],
     size: int,
-    boxes: Sequence[Sequence[float]] | None,
-    cropped: bool,
     console: Console,
 ) -> None:
     if not mine:
         return
     batch: list[dict[str, Any]] = []
     with console.counting("pictures", len(mine)) as count:
-        for number, (picture, answer) in enumerate(zip(mine, answers(load(), mine, size, boxes, cropped), strict=True), 1):
+        for number, (picture, answer) in enumerate(zip(mine, answered(mine), strict=True), 1):
             batch.append(_record(picture, answer))
             if len(batch) == size or number == len(mine):
                 lines.add(batch)
@@ -174,14 +176,20 @@ def _read(picture: Picture) -> Pixels | str:
 
 
 def _faces(
-    landmarker: Landmarker, pictures: list[Pixels], boxes: Sequence[Sequence[float]] | None, cropped: bool
+    landmarker: Landmarker,
+    pictures: list[Pixels],
+    boxes: Sequence[Sequence[float]] | None,
+    cropped: bool,
+    min_score: float | None,
 ) -> Iterator[list[Face] | str]:
     """The faces of each picture, or why it has none: a box may lie outside some pictures alone."""
     try:
-        yield from landmarker.batch(pictures, None if boxes is None else [boxes] * len(pictures), cropped=cropped)
+        yield from landmarker.batch(
+            pictures, None if boxes is None else [boxes] * len(pictures), cropped=cropped, min_score=min_score
+        )
     except InputError as error:
         if len(pictures) == 1:
             yield str(error)
             return
         for pixels in pictures:
-            yield from _faces(landmarker, [pixels], boxes, cropped)
+            yield from _faces(landmarker, [pixels], boxes, cropped, min_score)

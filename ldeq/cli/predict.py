@@ -7,13 +7,14 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
 from ..data import crop_box, draw_landmarks
+from ..detection import INSTALL, choose_detector
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..face import Face
@@ -23,6 +24,7 @@ from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
 from .json_lines import JsonLines, part_path
 from .labelling import MOST, answers, label, process_number
+from .min_score import check_min_score, no_score
 from .outputs import Outputs
 from .pictures import Picture, find_pictures, output_names
 from .signature import is_signed_png, write_picture
@@ -56,6 +58,12 @@ class Predict:
     """x1,y1,x2,y2 in pixels, tight around the landmarks (jaw to brows), instead of the detector."""
     cropped: bool = False
     """The picture is one face, cropped as for training."""
+    detector: str = "auto"
+    """What finds faces: centerface (the extra detection), haar, yunet:FILE with a YuNet ONNX file, or auto, the best one that
+    is installed (ldeq doctor)."""
+    min_score: float | None = None
+    """Faces whose score is lower are left out; 0 keeps all. If absent, the model's own limit holds for faces that the detector
+    finds, and no limit for --box and --cropped."""
     model: str = "small-68"
     """A shipped model or a ``.safetensors`` file."""
     device: str = "auto"
@@ -69,19 +77,20 @@ class Predict:
             raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
         if not 1 <= self.batch <= MOST:
             raise SettingsError(f"--batch must lie between 1 and {MOST}, got {self.batch}")
+        check_min_score(self.min_score)
         pictures, kind = find_pictures(self.images), self._format()
         if self.jsonl:
             return self._label(pictures, boxes)
         if process_number()[1] > 1:
             raise SettingsError("several processes share the pictures with --jsonl FILE alone; give it, or start one process")
         places = self._places(pictures, kind)
-        landmarker = Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
+        landmarker = self._load("auto")
         if kind:
             check_format(kind, landmarker.layout)
         found: list[Found] = []
         failures = 0
         stems = output_names(pictures, "")
-        results = answers(landmarker, pictures, self.batch, boxes, self.cropped)
+        results = answers(landmarker, pictures, self.batch, boxes, self.cropped, self.min_score)
         for picture, stem, drawn, (image, faces, fault) in zip(pictures, stems, places, results, strict=True):
             if image is None:
                 print(f"skipped: {fault}", file=sys.stderr)
@@ -91,7 +100,7 @@ class Predict:
             found.append(Found(picture.name, picture.path, stem, width, height, faces))
             print(f"{picture.name}: {len(faces)} {'face' if len(faces) == 1 else 'faces'}")
             if not faces:
-                print("  none found; give a box with --box x1,y1,x2,y2, or --cropped for a face crop", file=sys.stderr)
+                print(f"  none found; {self._remedy()}", file=sys.stderr)
             if drawn:
                 self._draw(drawn, image, faces)
             if self.converge and faces:
@@ -109,6 +118,22 @@ class Predict:
                 print(json.dumps({"image": result.name, "faces": [face_record(face) for face in result.faces]}))
         return 2 if failures else 0
 
+    def _load(self, threads: Literal["auto"] | None) -> Landmarker:
+        found = Landmarker.load(self.model, self.device, threads=threads, engine=self.engine, detector=self.detector)
+        if told := no_score(found.pretrained, self.min_score):
+            print(f"note: {told}", file=sys.stderr)
+        return found
+
+    def _detector(self) -> str:
+        return choose_detector()[0] if self.detector == "auto" else self.detector
+
+    def _remedy(self) -> str:
+        """What helps where no face is found."""
+        ways = ["give a box with --box x1,y1,x2,y2", "--cropped for a face crop"]
+        if self._detector() == "haar":
+            ways.insert(0, f"install a better detector, {INSTALL}")
+        return ", or ".join(ways)
+
     def _label(self, pictures: list[Picture], boxes: list[list[float]] | None) -> int:
         """Writes a line a picture, from where an earlier run stopped."""
         assert self.jsonl is not None
@@ -122,14 +147,17 @@ class Predict:
             raise SettingsError(f"--jsonl {self.jsonl} cannot be continued after a stop; give the name of a file")
         target = followed(user_path(self.jsonl))
         outputs.file("--jsonl", self.jsonl, part_path(target, rank, world))
-        about = {"model": self.model, "boxes": self.box or ("cropped" if self.cropped else "detector")}
+        kept = "" if self.min_score is None else f", min score {self.min_score:g}"
+        boxes_from = self.box or ("cropped" if self.cropped else f"detector {self._detector()}")
+        about = {"model": self.model, "boxes": boxes_from + kept}
         return label(
             list({picture.name: picture for picture in pictures}.values()),
             JsonLines(target, list(dict.fromkeys(picture.name for picture in pictures)), about, rank, world),
-            lambda: Landmarker.load(self.model, self.device, threads=None if world > 1 else "auto", engine=self.engine),
+            lambda: self._load(None if world > 1 else "auto"),
             self.batch,
             boxes,
             self.cropped,
+            self.min_score,
         )
 
     def _protect_inputs(self, outputs: Outputs, pictures: list[Picture]) -> None:
@@ -137,6 +165,8 @@ class Predict:
             if picture.path is not None:
                 outputs.protect(picture.path, f"the picture {picture.path} itself")
         outputs.protect(find_weights(self.model), "the file of the model")
+        if self.detector.startswith("yunet:"):
+            outputs.protect(self.detector.removeprefix("yunet:"), "the file of the detector")
 
     def _places(self, pictures: list[Picture], kind: str | None) -> list[Path | None]:
         """Where each picture is drawn, after a check of everything that will be written."""

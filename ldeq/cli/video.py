@@ -110,7 +110,9 @@ class Video:
             if reader.has_audio and reader.sound is None and self.out:
                 console.warn("the sound is left out: what comes over the network is read once; save it as a file for its sound")
             if not run.found:
-                console.warn("no face was found; give the first one's box with --box x1,y1,x2,y2, or try --detector yunet:FILE")
+                console.warn(
+                    "no face was found; give the first one's box with --box x1,y1,x2,y2, or another --detector (ldeq doctor)"
+                )
             return INTERRUPTED if stop.noted else 0
 
 

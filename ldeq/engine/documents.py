@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..confidence import Calibration
 from ..data.crop import CROP_RULES
 from ..data.layouts import LAYOUTS
 from ..models import LDEQConfig
@@ -40,6 +41,20 @@ class CropDocument(_Document):
     scale: Annotated[float, Field(gt=0, le=100)]
 
 
+class CalibrationDocument(_Document):
+    """The fields of a `Calibration`."""
+
+    bias: float
+    residual: float
+    spread: float
+    min_score: Annotated[float, Field(ge=0, le=1)]
+    offsets: list[float]
+    by_std: float
+    by_residual: float
+    by_spread: float
+    data: str = ""
+
+
 class WeightsDocument(_Document):
     """What a file of weights says about itself; `layout_definition` is a layout that does not come with the package."""
 
@@ -51,6 +66,7 @@ class WeightsDocument(_Document):
     crop: CropDocument
     card: dict[str, Any] = {}
     validation: dict[str, float] = {}
+    calibration: CalibrationDocument | None = None
 
 
 class Position(_Document):
@@ -98,6 +114,20 @@ def weights_document(path: Path, document: dict[str, Any]) -> tuple[WeightsDocum
     if found.crop.rule not in CROP_RULES:
         raise _unusable(path, f"crop.rule is {found.crop.rule!r}, known are {', '.join(CROP_RULES)}")
     return found, _configuration(path, found.model)
+
+
+def calibration_in(path: Path, found: WeightsDocument, config: LDEQConfig) -> Calibration | None:
+    """The calibration in a file of weights, or None if it has none.
+
+    Raises:
+        CheckpointError: if it was fitted for another number of landmarks.
+    """
+    if found.calibration is None:
+        return None
+    if (count := len(found.calibration.offsets)) != config.landmarks:
+        raise _unusable(path, f"calibration.offsets has {count} numbers, and the model {config.landmarks} landmarks")
+    fields = found.calibration.model_dump()
+    return Calibration(**{**fields, "offsets": tuple(fields["offsets"])})
 
 
 def training_document(path: Path, document: dict[str, Any]) -> tuple[TrainingDocument, TrainSettings]:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..confidence import Calibration
 from ..data import Layout, get_layout, is_known, layout_document, layout_from
 from ..files import user_path
 from ..models import LDEQ, LDEQConfig
 from . import checkpoint
 from .checkpoint import CheckpointError
-from .documents import check_weights_document, training_document, weights_document
+from .documents import calibration_in, check_weights_document, training_document, weights_document
 from .settings import TrainSettings, to_mapping
 
 SHIPPED = "weights"
@@ -34,6 +35,7 @@ class Pretrained:
         crop_scale: the scale of that rule.
         card: facts about data, licence and score, as far as the file states them.
         name: file name without suffix.
+        calibration: by which its answers are judged; None if the file holds none.
     """
 
     model: LDEQ
@@ -42,6 +44,7 @@ class Pretrained:
     crop_scale: float
     card: dict[str, Any]
     name: str
+    calibration: Calibration | None = None
 
 
 def shipped_models() -> list[str]:
@@ -81,6 +84,7 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
     path = find_weights(name)
     groups, document = checkpoint.load(path)
     card: dict[str, Any] = {}
+    calibration = None
     if document.get("kind") == "training":
         _, settings = training_document(path, document)
         config, tensors = settings.model, groups.get("ema", groups.get("model", {}))
@@ -89,6 +93,7 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
         kept, config = weights_document(path, document)
         tensors, card = groups.get("model", {}), kept.card
         crop_rule, crop_scale = kept.crop.rule, kept.crop.scale
+        calibration = calibration_in(path, kept, config)
     _check_tensors(path, config, tensors)
     # Whatever the process's defaults; its random numbers stay. Weights made in inference mode could not be watched for changes.
     with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=()):
@@ -96,7 +101,7 @@ def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pre
         # The number of batches that BatchNorm has seen is not kept in weights.
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, strict=False)
         model = model.requires_grad_(False).eval().to(device)
-    return Pretrained(model, layout_in(document, path), crop_rule, float(crop_scale), card, path.stem)
+    return Pretrained(model, layout_in(document, path), crop_rule, float(crop_scale), card, path.stem, calibration)
 
 
 def _check_tensors(path: Path, config: LDEQConfig, tensors: Mapping[str, Tensor]) -> None:
@@ -152,7 +157,8 @@ def save_weights(
         model: the model.
         layout: its landmarks.
         settings: the run that made it; crop rule and scale come from here.
-        extra: more for the header: ``card``, JSON-serialisable facts, and ``validation``, a score by its names.
+        extra: more for the header: ``card``, JSON-serialisable facts; ``validation``, a score by its names; and
+            ``calibration``, the fields of a `Calibration`.
         dtype: of the stored floating tensors; as they are if None. bf16 halves the file.
 
     Raises:

@@ -98,7 +98,7 @@ class LandmarkWriter:
 class JsonLandmarks(LandmarkWriter):
     """A document with the given facts, ``"frames"``, and whether it is ``"complete"``.
 
-    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "reset", "score",
+    A frame a line: ``{"frame": 0, "time": 0.0, "faces": [{"id", "box", "points", "std", "deviation", "reset", "score",
     "pose", "openings"}, ...]}``. Points and deviations are in pixels.
     """
 
@@ -150,6 +150,6 @@ def landmarks_partial(path: Path) -> Path:
 def face_record(face: Face) -> dict[str, Any]:
     """A face of a video as plain numbers: as in a picture, with its number and why it was started anew."""
     known = label_files.face_record(face)
-    return {"id": face.id, **{k: known[k] for k in ("box", "points", "std")}, "reset": face.reset} | {
+    return {"id": face.id, **{k: known[k] for k in ("box", "points", "std", "deviation")}, "reset": face.reset} | {
         k: known[k] for k in ("score", "pose", "openings")
     }

@@ -246,7 +246,7 @@ class Stream:
                     track.filter.reset()
                 points = checked_points(track.filter.step(points, estimate.std, dt), points)
                 self.tracker.watch.add("filter", begin)
-            faces.append(Face.of(points, estimate.std, self.layout, track.id, reset, estimate.score))
+            faces.append(Face.of(points, estimate.std, self.layout, track.id, reset, estimate.score, estimate.deviation))
         return faces
 
 

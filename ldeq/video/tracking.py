@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..confidence import face_score
+from ..confidence import Calibration
 from ..data import Layout, SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
 from ..errors import ArgumentError
 from ..models import LDEQ
@@ -78,6 +78,9 @@ class TrackingSettings:
     has not drifted off it; 0 never checks."""
     settled: float = SETTLED
     """Residual of a full solve above which there may be no face; a model that is far less trained needs a larger one."""
+    min_score: float | None = None
+    """Score of a full solve below which there may be no face: None for what the model's calibration says, 0 for no limit. It
+    has no effect on a model without a calibration."""
     patience: int = 3
     """Checks failed in a row after which a face counts as lost."""
     first: Literal["full", "budget"] = "full"
@@ -96,6 +99,8 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         if self.first not in ("full", "budget"):
             raise ArgumentError(f"first must be 'full' or 'budget', got {self.first!r}")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise ArgumentError(f"min_score must lie between 0 and 1, got {self.min_score}")
         if self.views not in (1, 2, 4):
             raise ArgumentError(f"views must be 1, 2 or 4, got {self.views}")
         for name, low in (("iters", 1), ("slack", 0), ("side_slack", 0), ("check_every", 0), ("patience", 1)):
@@ -145,7 +150,9 @@ class Estimate:
         evaluations: of the cell, a check's included.
         reset: why the points come from a full solve and not from the carried state: ``"start"``, or that it had drifted; None.
         lost: why there is no face any more, or None. The face must be found anew.
-        score: whether there is a face, 0 to 1, from the last full solve's residual and this frame's deviations.
+        score: whether there is a face, 0 to 1, from the last full solve's residual and this frame's deviations; None for a
+            model without a calibration.
+        deviation: `(K,)` float32, how far each point is expected to lie from the truth, in pixels; None likewise.
     """
 
     points: NDArray[np.float32]
@@ -155,7 +162,8 @@ class Estimate:
     evaluations: int
     reset: str | None
     lost: str | None
-    score: float
+    score: float | None = None
+    deviation: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -185,7 +193,12 @@ class Tracker:
     """
 
     def __init__(
-        self, model: LDEQ, crop_scale: float = 1.2, settings: TrackingSettings | None = None, layout: Layout | None = None
+        self,
+        model: LDEQ,
+        crop_scale: float = 1.2,
+        settings: TrackingSettings | None = None,
+        layout: Layout | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """
         Args:
@@ -193,9 +206,10 @@ class Tracker:
             crop_scale: side of the crop over the longer side of the landmarks' box, as the model was trained.
             settings: the defaults if None.
             layout: of the model's landmarks, for views that are mirrored; the known one of their number if None.
+            calibration: by which its answers are judged; without one there is no score.
         """
         self.model, self.crop_scale, self.settings = model, crop_scale, settings or TrackingSettings()
-        self.layout = layout
+        self.layout, self.calibration = layout, calibration
         # A loop that returns x, not f(x), would spend an evaluation to find the state that it starts from.
         self._carrying = model if model.config.returns == "f" else model.with_solver(returns="f")
         self.watch = Stopwatch()
@@ -382,12 +396,12 @@ class Tracker:
         state.checked += 1
         if cold is not None:
             state.checked = 0
-            unsettled = cold.residual > self.settings.settled
-            state.doubts = state.doubts + 1 if unsettled else 0
+            doubt = self._doubt(cold)
+            state.doubts = state.doubts + 1 if doubt else 0
             # Nothing speaks for a face that does not settle at its start.
-            if unsettled and state.doubts >= (self.settings.patience if state.frames else 1):
-                lost = lost or f"the solve does not settle, residual {cold.residual:.2f}"
-            if warm is not None and not unsettled:
+            if doubt and state.doubts >= (self.settings.patience if state.frames else 1):
+                lost = lost or doubt
+            if warm is not None and not doubt:
                 drift = float(np.linalg.norm(warm.points - cold.points, axis=1).mean()) * self.crop_scale / square.side
                 if drift > DRIFT:
                     answer, reset = cold, f"the carried state was {100 * drift:.0f} % of the face away"
@@ -405,8 +419,21 @@ class Tracker:
         evaluations = sum(a.evaluations for a in (warm, cold) if a is not None)
         # Without any full solve, the first frame's is the nearest to one.
         state.residual = answer.residual if math.isnan(state.residual) else state.residual
-        score = face_score(state.residual, answer.points, answer.std)
-        return Estimate(answer.points, answer.std, square, answer.residual, evaluations, reset, lost, score)
+        score = deviation = None
+        if self.calibration is not None:
+            score = self.calibration.score(state.residual, answer.points, answer.std)
+            deviation = self.calibration.deviation(state.residual, answer.points, answer.std)
+        return Estimate(answer.points, answer.std, square, answer.residual, evaluations, reset, lost, score, deviation)
+
+    def _doubt(self, cold: _Answer) -> str | None:
+        """Why a full solve's answer may be of no face, or None."""
+        if cold.residual > self.settings.settled:
+            return f"the solve does not settle, residual {cold.residual:.2f}"
+        if self.calibration is not None:
+            least = self.calibration.min_score if self.settings.min_score is None else self.settings.min_score
+            if (score := self.calibration.score(cold.residual, cold.points, cold.std)) < least:
+                return f"it does not look like a face, score {score:.2f}"
+        return None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from .. import confidence
+from ..confidence import Calibration
 from ..data import Layout
 from ..engine.weights import Pretrained
 from ..export import folded_of, metadata, write_injection, write_readout, write_residual
@@ -100,9 +100,16 @@ def description(pretrained: Pretrained) -> dict[str, Any]:
             "smallest": tracking.SMALLEST,
             "refine": stream.DETECTED_REFINE,
         },
-        "score": {"bias": confidence.BIAS, "residual": confidence.RESIDUAL, "spread": confidence.SPREAD},
+        "score": score_of(pretrained.calibration),
         "filter": dataclasses.asdict(FaceFrameSettings()),
     }
+
+
+def score_of(calibration: Calibration | None) -> dict[str, float] | None:
+    """The numbers of the score; None for a model without."""
+    if calibration is None:
+        return None
+    return {"bias": calibration.bias, "residual": calibration.residual, "spread": calibration.spread}
 
 
 def layout_of(layout: Layout) -> dict[str, Any]:

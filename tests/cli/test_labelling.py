@@ -147,7 +147,7 @@ def test_each_line_says_what_made_it(folder: Path, tmp_path: Path, weights: Path
     assert main(command(folder, weights, target)) == 0
     record = read(target)[0]
     assert (record["model"], record["boxes"], record["width"], record["height"]) == (str(weights), "cropped", 24, 24)
-    assert set(record["faces"][0]) == {"box", "points", "std", "score", "pose", "openings"}
+    assert set(record["faces"][0]) == {"box", "points", "std", "deviation", "score", "pose", "openings"}
 
 
 def test_what_is_no_file_of_this_command_is_not_touched(folder: Path, tmp_path: Path, weights: Path, refused: Refused) -> None:

@@ -13,7 +13,6 @@ import pytest
 from clips import drawn
 from numpy.typing import NDArray
 
-from ldeq.confidence import face_score
 from ldeq.data import Layout, SquareBox, crop_box, get_layout, warp
 from ldeq.data.crop import crop_matrix
 from ldeq.face import Face
@@ -173,19 +172,23 @@ console.log(JSON.stringify(given.map((points) => meter.step(points))));
 
 
 def test_the_score_of_a_face_is_that_of_python(scripts: Scripts) -> None:
-    from ldeq import confidence
+    from ldeq.confidence import Calibration
+    from ldeq.web.model import score_of
 
+    calibration = Calibration(-22.8, -4.12, -5.62, 0.3, (0.0,) * 68, 1.0, 0.0, 0.0)
     points, std = track(get_layout(68), 1)
-    numbers = {"bias": confidence.BIAS, "residual": confidence.RESIDUAL, "spread": confidence.SPREAD}
     program = """
 import { faceScore } from "./search.js";
-console.log(JSON.stringify(given.residuals.map((residual) => faceScore({ ...given, residual }, given.numbers))));
+console.log(JSON.stringify([...given.residuals.map((residual) => faceScore({ ...given, residual }, given.numbers)),
+  faceScore({ ...given, residual: 0.3 }, null)]));
 """
     residuals = [0.01, 0.05, 0.1, 0.3]
-    given = {"points": points[0].ravel().tolist(), "std": std[0].tolist(), "numbers": numbers, "residuals": residuals}
+    answer = {"points": points[0].ravel().tolist(), "std": std[0].tolist()}
+    given = {**answer, "numbers": score_of(calibration), "residuals": residuals}
     found = json.loads(scripts(program, json.dumps(given)))
-    wanted = [face_score(r, points[0].astype(np.float32), std[0].astype(np.float32)) for r in residuals]
-    assert found == pytest.approx(wanted, rel=1e-5)
+    wanted = [calibration.score(r, points[0].astype(np.float32), std[0].astype(np.float32)) for r in residuals]
+    assert found == pytest.approx([*wanted, 1.0], rel=1e-5)
+    assert score_of(None) is None
     assert max(wanted) > min(wanted)
 
 

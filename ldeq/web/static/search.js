@@ -20,8 +20,11 @@ export function guesses({ width, height }, last) {
   return last ? boxes.flatMap((box, i) => (i % 3 ? [box] : [last, box])) : boxes;
 }
 
-// Whether an answer of a full solve is that of a face, 0 to 1; ldeq/confidence.py says where the numbers come from.
-export function faceScore({ residual, points, std }, { bias, residual: byResidual, spread: bySpread }) {
+// Whether an answer of a full solve is that of a face, 0 to 1; ldeq/confidence.py says what the numbers are. A model without them
+// cannot tell, and whatever settles is taken for a face.
+export function faceScore({ residual, points, std }, numbers) {
+  if (!numbers) return 1;
+  const { bias, residual: byResidual, spread: bySpread } = numbers;
   const [x1, y1, x2, y2] = boxOf(points);
   const spread = std.reduce((sum, value) => sum + value, 0) / std.length / Math.max(x2 - x1, y2 - y1, 1e-6);
   const x = bias + byResidual * Math.log(Math.max(residual, 1e-6)) + bySpread * Math.log(Math.max(spread, 1e-6));
