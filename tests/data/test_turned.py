@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,19 @@ import cv2
 import numpy as np
 import pytest
 
-from ldeq.data import IBUG68, WFLW98, DataError, FaceRecord, FaceSet, Layout, open_faces, shared_indices, write_image, write_pts
+from ldeq.data import (
+    IBUG68,
+    WFLW98,
+    DataError,
+    FaceRecord,
+    FaceSet,
+    Layout,
+    load_300w,
+    open_faces,
+    shared_indices,
+    write_image,
+    write_pts,
+)
 from ldeq.data.ibug300w import AXIS_300W
 from ldeq.data.synthetic.geometry import Head, rotation_matrix
 from ldeq.data.synthetic.parameters import DIFFICULTIES, FaceParameters, Pose
@@ -18,6 +31,7 @@ from ldeq.data.synthetic.scene import Scene
 from ldeq.data.turned import TurnedFaces
 from ldeq.data.turned.faces import SIZE, Variation
 from ldeq.data.turned.fitting import FittedHead, fit_pose, yaw_of
+from ldeq.data.turned.head import mean_head
 from ldeq.data.turned.turning import TurnedFace
 
 SIDE = 320
@@ -41,6 +55,15 @@ def people(folder: Path, layout: Layout, count: int = 3) -> FaceSet:
         write_image(path, Scene(head, SIDE, np.random.default_rng(seed)).render())
         records.append(FaceRecord(path, head.points[rows]))
     return FaceSet("people", layout, records)
+
+
+@pytest.fixture
+def as_drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The head of the drawn faces, without what photos say about its depth."""
+    monkeypatch.setattr("ldeq.data.turned.head._DEPTH", {})
+    mean_head.cache_clear()
+    yield
+    mean_head.cache_clear()
 
 
 def turned(points: np.ndarray, layout: Layout, yaw: float) -> TurnedFace:
@@ -83,6 +106,7 @@ def test_a_head_that_is_not_turned_keeps_its_labels() -> None:
 
 @pytest.mark.parametrize("yaw", [-45.0, 25.0, 50.0])
 @pytest.mark.parametrize("layout", [WFLW98, IBUG68], ids=lambda layout: layout.name)
+@pytest.mark.usefixtures("as_drawn")
 def test_labels_of_a_turned_face_are_those_of_the_same_person_seen_from_there(yaw: float, layout: Layout) -> None:
     rows = list((shared_indices(layout, WFLW98) or ((), ()))[1])
     errors, before = [], []
@@ -127,8 +151,8 @@ def test_of_a_profile_the_hidden_side_lies_at_the_outline(yaw: float) -> None:
     # The far eye is no farther in than the ridge of the nose beside it, and the near eye is.
     assert eye.min() > out[27] - 2 and out[near : near + 6].max() < out[27]
     assert brow.min() > out[27] - 4
-    # The far half of the contour is the outline of the cheek or the lips, behind the tip of the nose.
-    contour = out[9:17] if yaw > 0 else out[7::-1]
+    # From the mouth upwards the far half of the contour is the outline of the cheek or the lips, behind the tip of the nose.
+    contour = out[11:17] if yaw > 0 else out[5::-1]
     assert contour.max() < out[30] and contour.min() > np.median(out) - 0.05 * SIZE
 
 
@@ -219,3 +243,30 @@ def test_labels_that_no_head_has_are_left_out_and_a_set_of_them_is_refused(tmp_p
     assert TurnedFaces(mixed, 1).usable == [1]
     with pytest.raises(DataError, match="none of the faces of people can be turned"):
         TurnedFaces(replace(faces, records=[mixed.records[0]]), 1)
+
+
+def depth_of_labels(faces: FaceSet) -> np.ndarray:
+    """How much nearer than the head's each landmark is, `(K,)` in face units, from where turns of the head take the labels."""
+    errors, cameras = [], []
+    for record in faces.records:
+        points = record.points.astype(float)
+        for labels in (points, faces.layout.mirror_points(points, 0.0)):
+            try:
+                space, rotation, scale, origin = fit_pose(labels, faces.layout)
+            except ValueError:
+                continue
+            errors.append((labels - (scale * space @ rotation.T)[:, :2] - origin) / scale)
+            cameras.append(rotation[:2])
+    normal = np.einsum("nij,nik->jk", cameras, cameras)
+    return np.asarray(np.linalg.solve(normal, np.einsum("nij,nki->jk", cameras, errors))[2])
+
+
+def test_the_head_is_as_deep_as_those_of_photos(real_300w: Path, request: pytest.FixtureRequest) -> None:
+    faces = load_300w(real_300w, "helen-test")  # the depths are from the training photos
+    found = np.abs(depth_of_labels(faces))
+    request.getfixturevalue("as_drawn")
+    drawn = np.abs(depth_of_labels(faces))
+    assert found.mean() < 0.6 * drawn.mean(), (found.mean(), drawn.mean())
+    # The corners of the mouth, the ridge of the nose and the chin, which make a profile.
+    parts = [48, 54, 27, 28, 29, 8]
+    assert found[parts].max() < 0.06 < drawn[parts].max()
