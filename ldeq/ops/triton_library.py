@@ -6,9 +6,11 @@ Triton is imported when a kernel is first needed, and is no requirement: torch's
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +36,25 @@ def missing() -> str | None:
         return (
             "torch sees no GPU, and Triton compiles for GPUs alone (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
         )
+    if not interpreted() and (reason := cannot_compile()):
+        return reason
     try:
         from . import triton_kernels  # noqa: F401
     except Exception as error:  # a broken or far too old Triton can fail in any way
         return f"the installed triton cannot load the kernels: {(str(error) or repr(error)).splitlines()[0]}"
+    return None
+
+
+def cannot_compile() -> str | None:
+    """Why Triton could not launch a kernel that it compiled, in one line: it builds the launch with a C compiler and keeps what
+    it builds in a folder. It would say so at the first launch, too late for another backend."""
+    if not (os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang"))):
+        return "triton finds no C compiler; install gcc, or set CC to one"
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or os.path.join(home, ".triton", "cache"))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return f"triton cannot write to {folder}, where it keeps what it compiles; set TRITON_CACHE_DIR to a folder of yours"
     return None
 
 
