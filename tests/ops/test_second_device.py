@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,7 +41,7 @@ def test_a_poll_waits_for_the_device_that_counts(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: ("stream", device))
-    monkeypatch.setattr(polling.torch, "empty", lambda *_, **__: Number())
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Number())
     read = polling.Poll._read_later(Number())
     assert recorded == [("stream", SECOND)]
     assert read() == 3 and recorded[-1] == "waited"
@@ -82,7 +83,7 @@ def test_without_a_c_compiler_triton_is_left_out_with_a_reason(a_gpu: None, monk
     """It would fail at the first launch, when the choice of a backend is long made."""
     pytest.importorskip("triton")
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(triton_library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert triton_library.missing() == "triton finds no C compiler; install gcc, or set CC to one"
 
 
