@@ -23,6 +23,8 @@ from ldeq.data import (
     write_image,
     write_pts,
 )
+from ldeq.data.clips.deformation import Expression, FaceDeformation
+from ldeq.data.clips.rendering import FaceRenderer
 from ldeq.data.ibug300w import AXIS_300W
 from ldeq.data.synthetic.geometry import Head, rotation_matrix
 from ldeq.data.synthetic.parameters import DIFFICULTIES, FaceParameters, Pose
@@ -208,6 +210,21 @@ def test_eyes_close_and_mouths_open_at_any_yaw(tmp_path: Path, yaw: float | None
     # Of a wink to the right, the right eye stays open.
     assert wink["left_eye"] < 0.2 * rest["left_eye"] and wink["right_eye"] == pytest.approx(rest["right_eye"], rel=0.1)
     assert wide["mouth"] > rest["mouth"] + 15
+
+
+def test_of_a_wink_the_picture_shows_what_the_labels_say(tmp_path: Path) -> None:
+    faces = people(tmp_path, IBUG68, 1)
+    photo, points = faces.read(0), faces.record(0).points.astype(np.float64)
+    face = FaceDeformation(points, IBUG68)
+    renderer = FaceRenderer(photo, face, photo.shape[:2])
+    still, wink, other = (renderer.draw(np.eye(2, 3), Expression(closure=1.0, wink=w)).astype(int) for w in (0.0, 1.0, -1.0))
+    rest = renderer.draw(np.eye(2, 3), Expression()).astype(int)
+    for side, closed, opened in (("left_eye", wink, other), ("right_eye", other, wink)):
+        x, y = np.rint(points[list(IBUG68.parts[side].indices)].mean(0)).astype(int)
+        region = slice(y - 8, y + 8), slice(x - 12, x + 12)
+        np.testing.assert_array_equal(opened[region], rest[region])
+        np.testing.assert_array_equal(closed[region], still[region])
+        assert np.abs(closed[region] - rest[region]).mean() > 5
 
 
 def test_turned_heads_are_never_turned_back_to_show_what_the_photo_hides(tmp_path: Path) -> None:
