@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo docs test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu gpu-model clean
+.PHONY: demo docs test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu gpu-model gpu-day clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ldeq demo --out demo
@@ -105,6 +105,10 @@ bench-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest benchmarks -s --device cuda
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python tools/update_documents.py
+
+# All that needs a GPU, ten minutes at a time: what is done is in build/gpu_day.json, and the next call goes on from there.
+gpu-day: $(VENV)/.installed-dev
+	$(BIN)/python tools/gpu_day.py
 
 # Predicts what share of copy bandwidth each kernel reaches on GPUs, from its machine code: no GPU, but nvcc and Triton.
 gpu-model: $(VENV)/.installed-dev
