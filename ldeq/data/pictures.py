@@ -202,6 +202,9 @@ def _unknown(path: Path) -> str:
         start = b""
     if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
         return "it is HEIC, which cannot be read: save it as JPEG or PNG"
+    film = start[4:8] == b"ftyp" and start[8:12] not in (b"avif", b"avis")
+    if film or start[:4] == b"\x1a\x45\xdf\xa3" or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
+        return "it is a video: use ldeq video, or Landmarker.stream"
     return "it is not a picture in a known format"
 
 

@@ -73,7 +73,9 @@ def test_what_is_no_picture_says_what_it_is(tmp_path: Path) -> None:
     for content, said in (
         (b"\0\0\0\x18ftypheic" + bytes(20), "it is HEIC, which cannot be read: save it as JPEG or PNG"),
         (b"\0\0\0\x18ftypmif1" + bytes(20), "it is HEIC, which cannot be read: save it as JPEG or PNG"),
-        (b"\0\0\0\x18ftypisom" + bytes(20), "it is not a picture in a known format"),
+        (b"\0\0\0\x18ftypisom" + bytes(20), "it is a video: use ldeq video, or Landmarker.stream"),
+        (b"\x1a\x45\xdf\xa3" + bytes(20), "it is a video: use ldeq video, or Landmarker.stream"),
+        (b"RIFF\0\0\0\0AVI " + bytes(20), "it is a video: use ldeq video, or Landmarker.stream"),
         (b"words", "it is not a picture in a known format"),
     ):
         path.write_bytes(content)

@@ -17,7 +17,7 @@ import pytest
 from chromium import Chromium, find_chromium
 from numpy.typing import NDArray
 
-from ldeq.data import SquareBox
+from ldeq.data import SquareBox, open_faces
 from ldeq.engine import Pretrained
 from ldeq.video.filters import make_filter
 from ldeq.video.tracking import FaceState, Tracker, TrackingSettings
@@ -239,7 +239,38 @@ def test_a_box_without_a_face_is_told(visit: Callable[..., Visit], tmp_path: Pat
     for kind, way in (("mousePressed", 100), ("mouseMoved", 200), ("mouseMoved", 260), ("mouseReleased", 260)):
         page.browser.call("Input.dispatchMouseEvent", type=kind, x=x + way, y=y + way, button="left", buttons=1, clickCount=1)
     said = page.status("No face in this box: ")
-    assert said.endswith("Put a face into the dashed box, or draw a box around it with the pointer.")
+    assert said.endswith("Put a face into the dashed box, click on it, or draw a box around it.")
+
+
+def test_a_click_chooses_among_faces(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    """Two faces side by side, and nothing between them; then a click beside both."""
+    faces = open_faces("synthetic:2#seed=3,size=256")
+    picture = np.full((300, 700, 3), 90, np.uint8)
+    picture[22:278, 20:276], picture[22:278, 424:680] = faces.read(0), faces.read(1)
+    cv2.imwrite(str(tmp_path / "two.png"), picture[..., ::-1])
+    page = visit(
+        "addEventListener('ldeq-frame', ({ detail }) => { window.middle = detail.rwr && !detail.rwr.lost "
+        "? detail.rwr.points.filter((_, i) => i % 2 === 0).reduce((a, b) => a + b) / 68 : null; }, true);",
+        start=False,
+    )
+    page.status("Ready")
+    page.choose_file(tmp_path / "two.png")
+    page.status("Put a face into the dashed box")
+
+    def click(x: float, y: float) -> None:
+        area = "document.getElementById('left').getBoundingClientRect()"
+        left, top, width = page.browser.evaluate(f"(({{ left, top, width }}) => [left, top, width])({area})")
+        for kind in ("mousePressed", "mouseReleased"):
+            where = {"x": left + x * width / 700, "y": top + y * width / 700}
+            page.browser.call("Input.dispatchMouseEvent", type=kind, **where, button="left", buttons=1, clickCount=1)
+
+    for index, left in ((1, 424), (0, 20)):
+        points = faces.record(index).points
+        click(left + float(points[:, 0].mean()), 22 + float(points[:, 1].mean()))
+        page.browser.wait_for(f"window.middle > {left} && window.middle < {left + 256}", 60)
+        page.status("Following a face in two.png.")
+    click(350, 20)
+    page.browser.wait_for("window.middle === null", 60)
 
 
 def test_a_picture_is_opened_and_what_is_no_picture_is_told(

@@ -156,3 +156,40 @@ def test_the_page_follows_as_python_does(
         seen |= {"checked"} if any(a["evaluations"] == 6 for a in found) else set()
     # The cases reach what they are for.
     assert {"reset", "checked", "the solve does not settle", "its size changed at once"} <= seen, seen
+
+
+RESTARTED = """
+import { Tracker } from "./solve.js";
+const model = {
+  about: given.about,
+  injection: async () => null,
+  solve: async () => {
+    act?.();
+    return { ...given.answer, z: {} };
+  },
+};
+let act = null;
+const picture = { width: given.width, height: given.height, data: new Uint8ClampedArray(4 * given.width * given.height) };
+const tracker = new Tracker(model, { rwr: true });
+tracker.start(given.box);
+const told = [(await tracker.step(picture, 1)).reset];
+act = () => tracker.start(given.other);
+told.push(await tracker.step(picture, 1), tracker.square, tracker.z, tracker.frames);
+act = () => tracker.stop();
+told.push(await tracker.step(picture, 1), tracker.active);
+console.log(JSON.stringify(told));
+"""
+
+
+def test_a_face_that_is_chosen_while_the_model_computes_is_not_forgotten(
+    pretrained: Pretrained, scripts: Callable[..., str]
+) -> None:
+    """The answer for the old face came later than the choice, and took its place."""
+    points, std, residual = answers(0, 0.0, 1)[0]
+    answer = {"landmarks": points.ravel().tolist(), "std": std.tolist(), "residual": residual}
+    other = [20.0, 30.0, 90.0, 100.0]
+    given = {"about": description(pretrained), "answer": answer, "box": BOX, "other": other, "width": WIDTH, "height": HEIGHT}
+    first, second, square, z, frames, third, active = json.loads(scripts(RESTARTED, json.dumps(given)))
+    assert first == "start" and second is None and third is None
+    assert square["side"] == pytest.approx(1.2 * 70) and z is None and frames == 0
+    assert active is False

@@ -3,10 +3,10 @@
 const STEP = 0.02; // of the longer side of the picture, for a key
 
 export class BoxChooser {
-  // `stages` are the two pictures' elements; `chosen(box)` is called with [x1, y1, x2, y2] in pixels of the picture, and
-  // `changed(box)` while a box is being made, with null once it is not.
-  constructor(stages, { size, mirrored, chosen, changed }) {
-    Object.assign(this, { stages, size, mirrored, chosen, changed, box: null, corner: null });
+  // `stages` are the two pictures' elements; `chosen(box)` is called with [x1, y1, x2, y2] in pixels of the picture,
+  // `pointed([x, y])` with a place that was clicked, and `changed(box)` while a box is being made, with null once it is not.
+  constructor(stages, { size, mirrored, chosen, pointed, changed }) {
+    Object.assign(this, { stages, size, mirrored, chosen, pointed, changed, box: null, corner: null });
     for (const stage of stages) {
       stage.addEventListener("pointerdown", (event) => this.#down(stage, event));
       stage.addEventListener("pointermove", (event) => this.#move(stage, event));
@@ -57,12 +57,16 @@ export class BoxChooser {
 
   #up() {
     if (!this.corner) return;
+    const place = this.corner;
     this.corner = null;
     const { width, height } = this.size();
     // A click without a way is no box.
     const large = this.box && Math.max(this.box[2] - this.box[0], this.box[3] - this.box[1]) > STEP * Math.max(width, height);
     if (large) this.#accept();
-    else this.cancel();
+    else {
+      this.cancel();
+      this.pointed(place);
+    }
   }
 
   #key(event) {

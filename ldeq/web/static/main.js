@@ -9,13 +9,13 @@ import { boxOf } from "./crop.js";
 import { drawBox, drawFace, drawLens, lensOf, overlayContext } from "./draw.js";
 import { FaceFrame } from "./filter.js";
 import { Model } from "./model.js";
-import { faceScore, guesses, guideBox } from "./search.js";
+import { faceScore, guesses, guessesAt, guideBox } from "./search.js";
 import { Tracker } from "./solve.js";
 import { DrawnSource, openFile, VideoSource } from "./sources.js";
 import { FlickerMeter, Trace } from "./trace.js";
 
 const LARGEST = 1280; // pixels of the longer side of what is worked on
-const HINT = "Put a face into the dashed box, or draw a box around it with the pointer.";
+const HINT = "Put a face into the dashed box, click on it, or draw a box around it.";
 
 const find = (id) => document.getElementById(id);
 const stages = [find("left"), find("right")];
@@ -34,6 +34,14 @@ const chooser = new BoxChooser(stages, {
   chosen: (box) => {
     say("Looking at the box.");
     startAt(box, model.about.tracking.refine);
+    wakeUp?.();
+  },
+  pointed: (place) => {
+    say("Looking where you clicked.");
+    stills.stop();
+    rwr.stop();
+    Object.assign(state, { last: null, search: guessesAt(place, frame), pointed: true });
+    restartMeasures();
     wakeUp?.();
   },
   changed: (box) => {
@@ -158,11 +166,15 @@ function averaged(mean, value) {
 // Tries one guess of where a face may be.
 async function guess(picture) {
   if (!state.search.length) state.search = guesses(frame, state.last);
-  const box = state.search.shift();
+  const search = state.search;
+  const box = search.shift();
   const probe = new Tracker(model, { rwr: false });
   probe.start(box, model.about.tracking.refine);
   const answer = await probe.step(picture, model.about.evaluations);
+  if (search !== state.search) return; // somebody has chosen a face meanwhile
   if (!answer.lost && faceScore(answer, model.about.score) >= 0.5 && !rwr.active) startAt(boxOf(answer.points), 0);
+  else if (state.pointed && !state.search.length) say(`No face where you clicked. ${HINT}`);
+  if (!state.search.length) state.pointed = false;
 }
 
 function report(seen, { dt }) {

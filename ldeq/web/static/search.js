@@ -1,5 +1,5 @@
-// Finds a first box without a detector: guesses about the middle of the picture, one a frame, until one of them settles on a
-// face. A face elsewhere needs a box that a hand draws.
+// Finds a first box without a detector: guesses about the middle of the picture, or about a place that was clicked, one a frame,
+// until one of them settles on a face.
 
 import { boxOf } from "./crop.js";
 
@@ -18,6 +18,11 @@ export function guesses({ width, height }, last) {
     }
   }
   return last ? boxes.flatMap((box, i) => (i % 3 ? [box] : [last, box])) : boxes;
+}
+
+// Guesses about a place that was clicked: a face is there, and only its size is unknown.
+export function guessesAt([x, y], { width, height }) {
+  return [0.35, 0.5, 0.22, 0.7, 0.14].map((size) => squareBox(x, y, size * Math.min(width, height)));
 }
 
 // Whether an answer of a full solve is that of a face, 0 to 1; ldeq/confidence.py says what the numbers are. A model without them

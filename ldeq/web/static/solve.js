@@ -9,16 +9,19 @@ export class Tracker {
     this.model = model;
     this.rwr = rwr;
     this.square = null;
+    this.begun = 0; // counts starts and stops
   }
 
   // Starts anew at a tight box [x1, y1, x2, y2] about the face. A box that a hand drew is coarse: the first crop is then taken
   // anew `refine` times about the landmarks found in it.
   start(box, refine = 0) {
+    this.begun += 1;
     this.square = squareOfBox(box, this.model.about.crop_scale);
     Object.assign(this, { refine, z: null, spread: 0, doubts: 0, frames: 0, checked: 0, suspect: false });
   }
 
   stop() {
+    this.begun += 1;
     this.square = null;
   }
 
@@ -27,9 +30,11 @@ export class Tracker {
   }
 
   // One frame: {points, std, square, residual, evaluations, reset, lost}. `reset` says why the points are of a full solve and
-  // not of the carried state, `lost` why there is no face any more; both are null as a rule.
+  // not of the carried state, `lost` why there is no face any more; both are null as a rule. Null if the face was started anew or
+  // stopped while the model computed.
   async step(picture, evaluations) {
     const { crop_scale: scale, tracking: t } = this.model.about;
+    const begun = this.begun;
     let square = this.square;
     const carried = this.rwr && this.z !== null;
     if (this.frames === 0) square = await this.#refined(picture, square);
@@ -45,7 +50,7 @@ export class Tracker {
       cold.evaluations += spent;
       warm = null;
     }
-    return this.#conclude(warm, cold, square, picture);
+    return begun === this.begun ? this.#conclude(warm, cold, square, picture) : null;
   }
 
   #term(picture, square) {
