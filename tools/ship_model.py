@@ -3,6 +3,10 @@
 python tools/ship_model.py runs/small-300w/step-00006000.safetensors '300w:~/300w#helen-test'
 python tools/ship_model.py runs/small-300w-motion/step-00003096.safetensors '300w:~/300w#helen-test'
 
+Several checkpoints, joined by commas, are averaged in equal parts (Wortsman et al., "Model soups", ICML 2022): runs that start
+from the same weights err in different ways, and the mean of their weights errs less than each. The first one lies in the folder
+of its run.
+
 The calibration behind `Face.score` is fitted on the training split of the same data, or on the sets that are named behind it.
 `ldeq calibrate` fits it anew without the rest.
 """
@@ -13,6 +17,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +29,7 @@ from ldeq.data.crop import CropRule
 from ldeq.engine import checkpoint, evaluate, load_pretrained
 from ldeq.engine.report import write_report
 from ldeq.engine.settings import from_mapping
-from ldeq.engine.weights import save_weights
+from ldeq.engine.weights import Pretrained, save_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,26 +57,43 @@ RUNS = {
         ROOT / "ldeq" / "weights" / "small-68.safetensors",
         f"{PHOTOS}; then those of them that can be set in motion, as sequences of six frames; no video",
     ),
+    "small-300w-turned": (
+        ROOT / "ldeq" / "weights" / "small-68.safetensors",
+        f"{PHOTOS}; then these and copies of them that are turned to the side, as sequences of six frames; no video",
+    ),
 }
 """Run -> where its weights go, and what they were trained on."""
 
 LICENCE = "research use only: the photos of HELEN and AFW are for research, and so is this model"
 
 
-def main(trained: Path, spec: str, *calibrating: str) -> None:
-    """Keeps the weights of `trained`, a checkpoint in the folder of its run, scored on the faces of `spec`.
+def averaged(checkpoints: Sequence[Path]) -> Pretrained:
+    """The model of the first checkpoint with the mean of the weights of all."""
+    models = [load_pretrained(path) for path in checkpoints]
+    first = models[0]
+    if any(m.layout != first.layout or m.model.config != first.model.config for m in models):
+        raise SystemExit("checkpoints of different models cannot be averaged: name those of one configuration.")
+    states = [m.model.state_dict() for m in models]
+    mean = {name: torch.stack([s[name].double() for s in states]).mean(0).to(value) for name, value in states[0].items()}
+    first.model.load_state_dict(mean)
+    return first
+
+
+def main(checkpoints: Sequence[Path], spec: str, *calibrating: str) -> None:
+    """Keeps the weights of checkpoints, the first of them in the folder of its run, scored on the faces of `spec`.
 
     Args:
-        trained: the checkpoint.
+        checkpoints: one, or several that are averaged.
         spec: faces that it is scored on.
         calibrating: sets that its calibration is fitted on; the training split of `spec` if none is named.
     """
+    trained = checkpoints[0]
     run = trained.resolve().parent.name
     target, data = RUNS[run]
     name = target.stem if target.parent.parent.name == "ldeq" else run
     _, document = checkpoint.load(trained)
     settings = from_mapping(document["settings"])
-    source = load_pretrained(trained)
+    source = averaged(checkpoints)
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / "rounded.safetensors"
         save_weights(rounded, source.model, source.layout, settings, dtype=torch.bfloat16)
@@ -110,4 +132,4 @@ def main(trained: Path, spec: str, *calibrating: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main([Path(name) for name in sys.argv[1].split(",")], *sys.argv[2:])
