@@ -2,7 +2,7 @@
 
     python tools/detectors.py '300w:~/300w#helen-test' wflw:~/WFLW
 
-Each detector alone, then each with what comes behind it in `Landmarker`: the landmarks, their score and the merging of doubles.
+Each detector alone, and with --model with what comes behind it in `Landmarker`: landmarks, score and the merging of doubles.
 A face is found if the box that fits it best covers half of the union with the tight box of its labels. What lies on no label
 may be a face that nobody labelled: --sheet FOLDER leaves pictures of them to look at.
 """
@@ -107,12 +107,14 @@ def pictures_of(spec: str) -> list[Picture]:
     return list(found.values())
 
 
-def finders(names: list[str], model: str) -> dict[str, Finder]:
-    """Each detector alone, and with the landmarks behind it."""
+def finders(names: list[str], model: str | None) -> dict[str, Finder]:
+    """Each detector alone, and with the landmarks of a model behind it."""
     made: dict[str, Finder] = {}
     for name in names:
         detector = make_detector(name)
         made[name] = lambda pixels, detector=detector: [tuple(b) for b in detector(pixels).tolist()]  # type: ignore[misc]
+        if model is None:
+            continue
         landmarker = Landmarker.load(model, "cpu", detector=detector)
         made[f"{name} + {model}"] = lambda pixels, landmarker=landmarker: [f.box for f in landmarker(pixels)]  # type: ignore[misc]
     return made
@@ -122,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", help="labelled faces, as ldeq eval --data takes them")
     parser.add_argument("--detectors", default="haar,centerface")
-    parser.add_argument("--model", default="small-68")
+    parser.add_argument("--model", help="such as small-68: shows each detector with the landmarks behind it, too")
     parser.add_argument(
         "--sheet", type=Path, help="folder for pictures of what lies on no label; never publish research photos"
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,9 @@ from numpy.typing import NDArray
 
 from ldeq.calibration import Answer, answers, samples
 from ldeq.confidence import Calibration
-from ldeq.data import IBUG68, Faces, FaceSet, open_faces
+from ldeq.data import open_faces
 from ldeq.detection import make_detector
 from ldeq.engine import load_pretrained
-
-SHARED = (
-    *range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60),
-    60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75, *range(76, 96),
-)  # fmt: skip
-"""The landmarks of WFLW that mean the same as the 68 of 300-W, in their order."""
 
 LEVELS = np.arange(0.05, 1, 0.05)
 """Shares of the points that are to lie within a distance."""
@@ -90,15 +83,6 @@ def auc(positive: Array, negative: Array) -> float:
     return float((positive[:, None] > negative[None]).mean() + 0.5 * (positive[:, None] == negative[None]).mean())
 
 
-def faces_for(spec: str, count: int) -> Faces:
-    """The set, with those landmarks of it that a model of `count` finds."""
-    faces = open_faces(spec, "test")
-    if faces.layout.count != 98 or count != 68 or not isinstance(faces, FaceSet):
-        return faces
-    records = [replace(record, points=record.points[list(SHARED)]) for record in faces.records]
-    return replace(faces, layout=IBUG68, records=records)
-
-
 def plot(judged: Sequence[Judged], path: Path) -> None:
     """Reliability diagrams: shares of points within a distance, and mean errors over deviations."""
     from matplotlib.figure import Figure
@@ -140,8 +124,10 @@ def main() -> None:
         parser.error(f"{arguments.model} has no calibration; fit one with ldeq calibrate")
     judged = []
     for spec in arguments.sets:
-        faces = faces_for(spec, pretrained.layout.count)
-        drawn = samples([faces], arguments.count, make_detector(arguments.detector), np.random.default_rng(1))
+        faces = open_faces(spec, "test")
+        drawn = samples(
+            [faces], pretrained.layout, arguments.count, make_detector(arguments.detector), np.random.default_rng(1)
+        )
         one = Judged(faces.name, list(answers(pretrained, drawn)), calibration)
         judged.append(one)
         known, positive = one.scores[one.faces], one.scores[one.faces][one.fits]

@@ -7,7 +7,8 @@ Several checkpoints, joined by commas, are averaged in equal parts (Wortsman et 
 from the same weights err in different ways, and the mean of their weights errs less than each. The first one lies in the folder
 of its run.
 
-The calibration behind `Face.score` is fitted on the training split of the same data, or on the sets that are named behind it.
+The calibration behind `Face.score` is fitted on the training split of the same data and on drawn faces, or on the sets that are
+named behind it.
 `ldeq calibrate` fits it anew without the rest.
 """
 
@@ -64,6 +65,9 @@ RUNS = {
 }
 """Run -> where its weights go, and what they were trained on."""
 
+DRAWN = "synthetic:1000#seed=7"
+"""Drawn faces behind a calibration, beside photos."""
+
 LICENCE = "research use only: the photos of HELEN and AFW are for research, and so is this model"
 
 
@@ -85,7 +89,7 @@ def main(checkpoints: Sequence[Path], spec: str, *calibrating: str) -> None:
     Args:
         checkpoints: one, or several that are averaged.
         spec: faces that it is scored on.
-        calibrating: sets that its calibration is fitted on; the training split of `spec` if none is named.
+        calibrating: sets that its calibration is fitted on; the training split of `spec` and drawn faces if none is named.
     """
     trained = checkpoints[0]
     run = trained.resolve().parent.name
@@ -108,7 +112,7 @@ def main(checkpoints: Sequence[Path], spec: str, *calibrating: str) -> None:
     evaluation = evaluate(kept.model, faces, weights=f"model {name} (bf16 weights, moving average)")
     card = {"data": data, "licence": LICENCE, **evaluation.summary, "protocol": evaluation.protocol}
     save_weights(target, kept.model, kept.layout, settings, {"card": card}, torch.bfloat16)
-    sets = [open_faces(each, "train") for each in calibrating or [f"{spec.partition('#')[0]}#train"]]
+    sets = [open_faces(each, "train") for each in calibrating or (f"{spec.partition('#')[0]}#train", DRAWN)]
     add_calibration(target, target, calibrate(kept, sets))
     facts = {
         **card,

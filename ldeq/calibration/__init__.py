@@ -32,23 +32,17 @@ def calibrate(pretrained: Pretrained, sets: Sequence[Faces], most: int = MOST, s
 
     Args:
         pretrained: the model.
-        sets: labelled faces of its layout that it was not judged by; those it was trained on will do.
+        sets: labelled faces that share landmarks with it, and that nobody will judge it by; those it was trained on will do.
         most: labelled faces that are used in all.
         seed: of what is drawn.
 
     Raises:
-        ArgumentError: if a set has another layout, or if too few answers fit.
+        ArgumentError: if a set shares no landmarks with the model, or if too few answers fit.
         DataError: if a set is empty.
     """
-    for faces in sets:
-        if faces.layout.count != pretrained.layout.count:
-            raise ArgumentError(
-                f"{faces.name} has {faces.layout.count} landmarks and {pretrained.name} finds {pretrained.layout.count}; "
-                "give faces with the landmarks of the model"
-            )
     if most < 1:
         raise ArgumentError(f"most must be 1 or more, got {most}")
-    drawn = samples(sets, most, make_detector("auto"), np.random.default_rng(seed))
+    drawn = samples(sets, pretrained.layout, most, make_detector("auto"), np.random.default_rng(seed))
     return fit(list(answers(pretrained, drawn)), ", ".join(faces.name for faces in sets))
 
 

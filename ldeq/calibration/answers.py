@@ -13,7 +13,7 @@ from ..data import crop_box
 from ..engine.weights import Pretrained
 from ..video.stream import DETECTED_REFINE
 from ..video.tracking import MOST_CROPS, FaceState, Tracker, TrackingSettings
-from .samples import FACES, Points, Sample
+from .samples import FACES, Points, Sample, tight
 
 FIT = 0.05
 """Landmarks fit a face whose mean error is below this share of the longer side of its labels' box: an NME of about 10 %."""
@@ -28,7 +28,8 @@ class Answer:
         residual: of the last full solve.
         points: `(K, 2)` pixels.
         std: `(K,)`, the model's deviations in the same pixels.
-        errors: `(K,)`, distances to the labels in the same pixels; None where no face is there to be found.
+        errors: `(K,)`, distances to the labels in the same pixels, NaN for landmarks that are not labelled; None where no face
+            is there to be found.
         size: the longer side of the labels' box in pixels; 0 without labels.
     """
 
@@ -47,7 +48,7 @@ class Answer:
     @property
     def fits(self) -> bool:
         """Whether there is a face, and the landmarks lie on it."""
-        return self.errors is not None and bool(self.errors.mean() < FIT * self.size)
+        return self.errors is not None and bool(np.nanmean(self.errors) < FIT * self.size)
 
 
 def answers(pretrained: Pretrained, samples: Iterable[Sample]) -> Iterator[Answer]:
@@ -68,5 +69,6 @@ def _answers(tracker: Tracker, samples: Sequence[Sample]) -> Iterator[Answer]:
         errors, size = None, 0.0
         if sample.points is not None:
             errors = np.linalg.norm(estimate.points.astype(np.float64) - sample.points, axis=1)
-            size = float(np.ptp(sample.points, axis=0).max())
+            x1, y1, x2, y2 = tight(sample.points)
+            size = max(x2 - x1, y2 - y1)
         yield Answer(sample.kind, state.residual, estimate.points, estimate.std, errors, size)

@@ -91,17 +91,19 @@ def _distances(answers: Sequence[Answer]) -> tuple[Array, Array]:
     sizes = np.array([extent(a.points) for a in answers])[:, None]
     relative = np.log(np.maximum(np.array([a.std for a in answers], np.float64) / sizes, SMALLEST))
     errors = np.maximum(np.array([a.errors for a in answers], np.float64) / sizes, SMALLEST)
-    count = relative.shape[1]
+    labelled = np.isfinite(errors)
+    errors, total, count = np.where(labelled, errors, 1.0), labelled.sum(), relative.shape[1]
 
     def loss(w: Array) -> tuple[float, Array]:
         logs = w[:count] + w[count] * relative + (seen @ w[count + 1 :])[:, None]
         ratio = errors * np.exp(-logs)
-        value = (logs + ratio).mean() + _RIDGE * np.var(w[:count])
-        slope = (1 - ratio) / ratio.size
+        # Landmarks without labels stay at the mean of the others.
+        value = (logs + ratio)[labelled].sum() / total + _RIDGE * np.var(w[:count])
+        slope = np.where(labelled, 1 - ratio, 0.0) / total
         grad = np.concatenate((slope.sum(0), [(slope * relative).sum()], (slope.sum(1)[:, None] * seen).sum(0)))
         grad[:count] += 2 * _RIDGE * (w[:count] - w[:count].mean()) / count
         return float(value), grad
 
-    start = np.concatenate((np.full(count, np.log(errors.mean())), np.zeros(3)))
+    start = np.concatenate((np.full(count, np.log(errors[labelled].mean())), np.zeros(3)))
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000})
     return np.asarray(found.x[:count], np.float64), np.asarray(found.x[count:], np.float64)

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Faces
+from ..data import Faces, Layout, shared_indices
 from ..data.errors import DataError
 from ..detection import Detector
 from ..detection.haar import eager_faces
+from ..errors import ArgumentError
 
 Box = tuple[float, float, float, float]
 Pixels = NDArray[np.uint8]
@@ -38,7 +39,8 @@ class Sample(NamedTuple):
     - `kind`: what it shows, ``"face"`` for a face as it is.
     - `image`: `(H, W, 3)` RGB uint8.
     - `box`: x1, y1, x2, y2, as a detector or a user might give it.
-    - `points`: `(K, 2)` labels of the face in or near the box, None if there is none that should be found.
+    - `points`: `(K, 2)` labels of the face in or near the box, NaN for landmarks that are not labelled; None if there is no
+      face that should be found.
     """
 
     kind: str
@@ -48,8 +50,8 @@ class Sample(NamedTuple):
 
 
 def tight(points: Points) -> Box:
-    """The box of landmarks `(K, 2)`."""
-    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    """The box of those landmarks `(K, 2)` that are labelled."""
+    (x1, y1), (x2, y2) = np.nanmin(points, 0).tolist(), np.nanmax(points, 0).tolist()
     return x1, y1, x2, y2
 
 
@@ -62,21 +64,30 @@ def off(box: Box, rng: np.random.Generator, place: float = 0.06, size: float = 0
     return cx - w * ratio / 2, cy - h * ratio / 2, cx + w * ratio / 2, cy + h * ratio / 2
 
 
-def samples(sets: Sequence[Faces], most: int, detector: Detector, rng: np.random.Generator) -> Iterator[Sample]:
+def samples(sets: Sequence[Faces], layout: Layout, most: int, detector: Detector, rng: np.random.Generator) -> Iterator[Sample]:
     """Boxes with and without faces, from labelled pictures and from patterns.
 
     Args:
         sets: labelled faces; each set gives about as many.
+        layout: of the labels that are handed out; a set of another one gives those that the two share.
         most: labelled faces that are used in all.
         detector: what it finds is taken for a face, so that nothing without a label passes for background.
         rng: of all that is drawn.
 
     Raises:
+        ArgumentError: if a set shares no landmarks with the layout.
         DataError: if a set is empty.
     """
     for faces in sets:
+        if (shared := shared_indices(faces.layout, layout)) is None:
+            raise ArgumentError(
+                f"{faces.name} has the landmarks {faces.layout.name!r} and the model finds {layout.name!r}; give faces with "
+                "the landmarks of the model"
+            )
         for number, index in enumerate(spread_over(faces, max(1, most // len(sets)))):
-            image, points = _moderate(faces.read(index), faces.record(index).points)
+            image, labels = _moderate(faces.read(index), faces.record(index).points)
+            points = np.full((layout.count, 2), np.nan, np.float32)
+            points[list(shared[1])] = labels[list(shared[0])]
             known = [tight(points), *(_box(found) for found in detector(image))]
             yield from with_face(image, points, known, number, rng)
             yield from mistakes(image, known)
