@@ -19,7 +19,7 @@ from .answers import Answer, answers
 from .fit import fit
 from .samples import samples
 
-MOST = 500
+MOST = 300
 """Labelled faces behind a calibration: more move its numbers by less than their meaning."""
 
 SEED = 0
