@@ -51,6 +51,8 @@ class Landmarker:
             threads: what was chosen for this process, None if torch's own setting stands.
             detector: as in `load`.
         """
+        if not isinstance(pretrained, Pretrained):
+            raise ArgumentError(f"Landmarker takes a loaded model; write Landmarker.load({pretrained!r:.60})")
         self.threads = threads
         self._chosen = detector
         self.pretrained = pretrained

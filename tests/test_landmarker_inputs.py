@@ -241,3 +241,9 @@ def test_many_faces_go_through_the_model_in_parts(lm: Landmarker, monkeypatch: p
     assert sizes == [3, 3, 1]
     for a, b in zip(together, parts, strict=True):
         np.testing.assert_allclose(a.points, b.points, rtol=0, atol=0.01)
+
+
+def test_the_name_of_a_model_in_the_place_of_a_model_is_told() -> None:
+    """The answer was an AttributeError about a string."""
+    with pytest.raises(LdeqError, match=r"write Landmarker\.load\('small-68'\)"):
+        Landmarker("small-68")  # type: ignore[arg-type]

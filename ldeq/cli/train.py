@@ -24,7 +24,7 @@ class Train:
     """
 
     config: tyro.conf.Positional[Path]
-    """Settings; an unknown one is an error that names the nearest."""
+    """The YAML file with the settings (docs/training.md); an unknown one is an error that names the nearest."""
     set: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE"), tyro.conf.UseAppendAction] = field(default_factory=list)
     """Overrides a setting, as in optim.lr=5e-4; may be repeated."""
     resume: str | None = None

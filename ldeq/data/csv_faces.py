@@ -125,7 +125,9 @@ def _table_in(folder: Path, split: str) -> Path:
     for name in (f"{split}.csv", "labels.csv"):
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"{split}.csv or labels.csv expected in {folder}; found there: {some_of(folder)}.")
+    other = next((each.name for each in sorted(folder.glob("*.csv"))), None)
+    hint = f"; name the table itself if it is another: csv:{folder / other}" if other else ""
+    raise DataError(f"{split}.csv or labels.csv expected in {folder}; found there: {some_of(folder)}{hint}.")
 
 
 class _Rows:

@@ -346,3 +346,9 @@ def test_a_mistake_in_a_layout_is_told(change, message: str, tmp_path: Path) -> 
 def test_a_split_that_can_be_no_name_of_a_list_is_a_sentence(tmp_path: Path, split: str) -> None:
     with pytest.raises(DataError, match="split must be the name of a list in the folder"):
         open_faces(f"csv:{tmp_path}", split)
+
+
+def test_a_table_of_another_name_in_a_folder_is_told_with_the_way_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "found.csv").write_text("image,x0,y0\n")
+    with pytest.raises(DataError, match=r"train.csv or labels.csv expected .*: csv:.*found\.csv\."):
+        open_faces(f"csv:{tmp_path}")
