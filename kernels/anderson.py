@@ -117,7 +117,7 @@ def _mixing_weights(
 ):  # fmt: skip
     """alpha by age. `row` holds the newest pair's products by age; pairs that take part are the newest ones."""
     i = tl.arange(0, N)
-    at = (slot - i + n) % n
+    at = (slot - i + 2 * n) % n
     next_at = (slot - i - 1 + 2 * n) % n
     next_row = _sum_row(rows, tiles, columns, next_at, i + 1 < n, SUM)
     eye = i[:, None] == i[None, :]
@@ -200,7 +200,7 @@ def anderson_decide(
         if goes_on:
             # By age: i = 0 is the newest pair, and n more is as much as none.
             i = tl.arange(0, N)
-            at = (slot - i + n) % n
+            at = (slot - i + 2 * n) % n
             used = i < n
             row = _sum_row(rows, tiles, columns, at, used, SUM)
             counts = tl.load(flag + FLAGS + at, mask=used, other=0) != 0
@@ -242,8 +242,9 @@ def anderson_mix(
         weights = tl.load(alpha + sample * m + rows, mask=rows < tl.where(goes_on, n, 0), other=0.0)
         for i in tl.static_range(N):
             weight = _at(weights, i, rows)
-            # Pairs of no weight are not read. (Compared as a block: the interpreter cannot spread a scalar's truth.)
-            reads = tl.where(inside, weight, 0.0) != 0.0
+            # Pairs of no weight are not read. As a bound: by a mask of its own the compiler would not see that neighbours share
+            # it, and would read one element at a time.
+            reads = at < tl.where(weight != 0.0, size, 0)
             damped = tl.load(ring[i] + here, mask=reads, other=0.0).to(tl.float32)
             if DAMPED:
                 damped -= (1.0 - beta) * tl.load(g + tl.full((), i, tl.int64) * stride + here, mask=reads, other=0.0).to(
@@ -288,18 +289,22 @@ def launch_step(
     moves, cast = x_next is not None, x_next is not None and x_cast is not None
     anderson_measure[(batch * tiles,)](
         f_ring[slot], x, g_ring, partials, flags, size, stride, width, tiles, m + 2, n, slot,
-        MOVES=moves, BATCH_STOP=batch_stop, N=rows, BLOCK=block, num_warps=MEASURE_WARPS,
+        MOVES=moves, BATCH_STOP=batch_stop, N=rows, BLOCK=block, num_warps=MEASURE_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     if batch_stop:
-        measure_batch[(batch,)](partials, residuals, tiles, m + 2, n, RELATIVE=relative, SUM=SUM, num_warps=1)
+        measure_batch[(batch,)](
+            partials, residuals, tiles, m + 2, n, RELATIVE=relative, SUM=SUM, num_warps=1, enable_fp_fusion=True
+        )
     anderson_decide[(batch,)](
         partials, gram, alpha, measurements, flags, todo, residuals, batch, width, tiles, m + 2, m, n, slot, tol, ridge,
-        MOVES=moves, RELATIVE=relative, BATCH_STOP=batch_stop, SAFEGUARDS=safeguards, N=rows, SUM=SUM, num_warps=1,
+        MOVES=moves, RELATIVE=relative, BATCH_STOP=batch_stop, SAFEGUARDS=safeguards, N=rows, SUM=SUM,
+        num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     if moves or evicted is not None:
         nowhere = x if x_next is None else x_next
         anderson_mix[(batch * tiles,)](
             padded(f_ring), g_ring, x, nowhere, nowhere if x_cast is None else x_cast,
             saved_best if evicted is None else evicted, saved_best, alpha, flags, todo, size, stride, width, tiles, m, n, beta,
-            MOVES=moves, EVICTS=evicted is not None, CAST=cast, DAMPED=beta != 1.0, N=rows, BLOCK=block, num_warps=WARPS,
+            MOVES=moves, EVICTS=evicted is not None, CAST=cast, DAMPED=beta != 1.0, N=rows, BLOCK=block,
+            num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip

@@ -109,16 +109,18 @@ def launch_step(
     cast_to = x_cast if x_cast is not None else nowhere
     fixed_point_measure[(batch * tiles,)](
         f, x, nowhere, cast_to, partials, flags, size, width, tiles, beta,
-        MOVES=moves, CAST=cast, BATCH_STOP=batch_stop, BLOCK=TILE, num_warps=WARPS,
+        MOVES=moves, CAST=cast, BATCH_STOP=batch_stop, BLOCK=TILE, num_warps=WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     if batch_stop:
-        measure_batch[(batch,)](partials, residuals, tiles, 2, 0, RELATIVE=relative, SUM=SUM, num_warps=1)
+        measure_batch[(batch,)](
+            partials, residuals, tiles, 2, 0, RELATIVE=relative, SUM=SUM, num_warps=1, enable_fp_fusion=True
+        )
     fixed_point_decide[(batch,)](
         partials, measurements, flags, todo, residuals, batch, width, tiles, 0, tol,
-        RELATIVE=relative, BATCH_STOP=batch_stop, SUM=SUM, num_warps=1,
+        RELATIVE=relative, BATCH_STOP=batch_stop, SUM=SUM, num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     if moves or evicted is not None:
         fixed_point_undo[(batch * tiles,)](
             x, nowhere, cast_to, saved_best if evicted is None else evicted, saved_best, todo, size, tiles,
-            EVICTS=evicted is not None, MOVES=moves, CAST=cast, BLOCK=TILE, num_warps=WARPS,
+            EVICTS=evicted is not None, MOVES=moves, CAST=cast, BLOCK=TILE, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip

@@ -185,7 +185,18 @@ def launch_best_so_far(ring: list[Tensor], saved_best: Tensor, start: Tensor, fl
     if batch * tiles:
         entries = padded(ring or [start])
         best_so_far[(batch * tiles,)](
-            entries, saved_best, start, flags, out, size, flags.shape[1], tiles, N=len(entries), BLOCK=BEST_TILE, num_warps=4
+            entries,
+            saved_best,
+            start,
+            flags,
+            out,
+            size,
+            flags.shape[1],
+            tiles,
+            N=len(entries),
+            BLOCK=BEST_TILE,
+            num_warps=4,
+            enable_fp_fusion=True,
         )
     return out
 

@@ -250,7 +250,8 @@ def launch_forward(
         softargmax_forward[(b * k,)](
             maps, maps if betas is None else betas, heatmap, xy, std, stats,
             k, h, w, *maps.stride(), 0 if betas is None else betas.ndim, number, eps, *axes,
-            NORMALISE=beta is not None, BETAS=betas is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block, num_warps=warps,
+            NORMALISE=beta is not None, BETAS=betas is not None, KEEP=want_heatmap, HOLD=hold, BLOCK=block,
+            num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
     return heatmap, xy, std, stats
 
@@ -279,6 +280,6 @@ def launch_backward(
             maps, maps if betas is None else betas, stats, maps if grad_heatmap is None else grad_heatmap, grad_xy, grad_std,
             grad_maps, parts, k, h, w, *maps.stride(), 0 if betas is None else betas.ndim, number, *axes,
             NORMALISE=beta is not None, BETAS=betas is not None, HAS_HEATMAP=grad_heatmap is not None, HOLD=hold, BLOCK=block,
-            num_warps=warps,
+            num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
     return grad_maps, parts
