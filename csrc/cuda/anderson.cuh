@@ -40,13 +40,13 @@ template <int kVec>
 constexpr int kTile = kStepThreads * kStepRounds * kVec;
 
 // Elements [at, at + kVec) of the rows from `start` whose bit in `mask` is set; 0 for the others.
-template <typename P, typename A, int kCount, int kVec>
-__device__ __forceinline__ void load_rows(P* const (&list)[kMaxHistory], uint32_t mask, int start, int64_t at, A (&rows)[kCount][kVec]) {
+template <typename P, typename T, int kCount, int kVec>
+__device__ __forceinline__ void load_rows(P* const (&list)[kMaxHistory], uint32_t mask, int start, int64_t at,
+                                          Packed<T, kVec> (&rows)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-#pragma unroll
-    for (int j = 0; j < kVec; ++j) rows[i][j] = 0;
-    if (mask >> (start + i) & 1u) load<kVec>(static_cast<const std::remove_const_t<P>*>(list[start + i]) + at, rows[i]);
+    rows[i].clear();
+    if (mask >> (start + i) & 1u) rows[i].load(list[start + i] + at);
   }
 }
 
@@ -84,11 +84,16 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_me
     const int64_t first = int64_t{tile} * kTile<kVec> + (round * kStepThreads + static_cast<int>(threadIdx.x)) * kVec;
     if (first >= p.size) break;
     const int64_t at = sample * p.size + first;
-    A f[kVec], x[kVec], g[kVec], scaled[kVec], others[kRows][kVec];
-    load<kVec>(p.f_new + at, f);
-    load<kVec>(p.x + at, x);
+    Packed<F, kVec> packed_f;
+    Packed<A, kVec> packed_x;
+    Packed<G, kVec> others[kRows];
+    packed_f.load(p.f_new + at);
+    packed_x.load(p.x + at);
     // Eight rows of the history at a time: all are asked for before the first is used, and registers do not run out.
     load_rows(p.g, older, 0, at, others);
+    A f[kVec], x[kVec], g[kVec], scaled[kVec];
+    packed_f.unpack(f);
+    packed_x.unpack(x);
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       g[j] = f[j] - x[j];
@@ -105,8 +110,10 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_me
       // Rows that were not read count 0 (0 x NaN too: nobody looks at their sums).
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
+        A other[kVec];
+        others[i].unpack(other);
 #pragma unroll
-        for (int j = 0; j < kVec; ++j) products[start + i] += others[i][j] * scaled[j];
+        for (int j = 0; j < kVec; ++j) products[start + i] += other[j] * scaled[j];
       }
     }
     // Last: the compiler moves no read before a write.
@@ -117,15 +124,6 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 3 : 2) anderson_me
   sum_columns<kStepThreads>(squares, shared.squares.at, partials, squared_columns, tiles);
   sum_columns<kStepThreads>(products, shared.products.at, partials + int64_t{squared_columns} * tiles, columns - squared_columns, tiles,
                             1 / static_cast<double>(scale));
-}
-
-template <typename A, int kN, int kCount, int kVec>
-__device__ __forceinline__ void add_rows(const A (&alpha)[kN], int start, const A (&rows)[kCount][kVec], A (&sum)[kVec]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-#pragma unroll
-    for (int j = 0; j < kVec; ++j) sum[j] += alpha[start + i] * rows[i][j];
-  }
 }
 
 template <typename F, typename G, int kN, int kVec>
@@ -162,24 +160,33 @@ __global__ void __launch_bounds__(kStepThreads, kN <= kRows ? 4 : 2) anderson_mi
     if (p.damping == A(0)) {
 #pragma unroll
       for (int start = 0; start < kN; start += kRows) {
-        A f[kRows][kVec];
-        load_rows(p.f, counts, start, at, f);
-        add_rows(alpha, start, f, next);
+        Packed<F, kVec> rows[kRows];
+        load_rows(p.f, counts, start, at, rows);
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          A f[kVec];
+          rows[i].unpack(f);
+#pragma unroll
+          for (int j = 0; j < kVec; ++j) next[j] += alpha[start + i] * f[j];
+        }
       }
     } else {
       // Half as many, of f and of g.
       constexpr int kCount = kRows / 2;
 #pragma unroll
       for (int start = 0; start < kN; start += kCount) {
-        A f[kCount][kVec], g[kCount][kVec];
-        load_rows(p.f, counts, start, at, f);
-        load_rows(p.g, counts, start, at, g);
+        Packed<F, kVec> f_rows[kCount];
+        Packed<G, kVec> g_rows[kCount];
+        load_rows(p.f, counts, start, at, f_rows);
+        load_rows(p.g, counts, start, at, g_rows);
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
+          A f[kVec], g[kVec];
+          f_rows[i].unpack(f);
+          g_rows[i].unpack(g);
 #pragma unroll
-          for (int j = 0; j < kVec; ++j) f[i][j] -= p.damping * g[i][j];
+          for (int j = 0; j < kVec; ++j) next[j] += alpha[start + i] * (f[j] - p.damping * g[j]);
         }
-        add_rows(alpha, start, f, next);
       }
     }
     store<kVec>(p.x_next + at, next);

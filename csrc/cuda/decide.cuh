@@ -25,8 +25,9 @@ struct Decision {
 constexpr int kDecideThreads = 320;
 constexpr int kNormColumns = 2, kGramColumns = 3;
 
-// By age, newest first: `products` are those of the differences of pairs that follow each other.
+// `products` are, by age and newest first, those of the differences of pairs that follow each other.
 struct WeightsShared {
+  double gram[kMaxHistory * kMaxHistory];         // (m, m), by slot
   double products[kMaxHistory][kMaxHistory + 1];  // padded: lanes read down a column
   double columns[kMaxHistory][kMaxHistory];       // of the factor, in the order of its pivots
   double scale[kMaxHistory];
@@ -35,31 +36,46 @@ struct WeightsShared {
 struct DecideShared {
   double totals[kMaxHistory + kGramColumns];
   double residuals[kDecideThreads / kWarp];
+  double measurements[kMeasurements];
+  int64_t flags[kFlags + kMaxHistory];
   WeightsShared weights;
 };
 
-// The value of one lane, for all of them.
-__device__ inline double broadcast(double value, int from, int lane) { return reduce_warp(lane == from ? value : 0.0, Sum()); }
+// The lowest lane whose bit is set.
+__device__ inline int first_of(uint32_t lanes) { return __popc((lanes & (0u - lanes)) - 1); }
+
+// The greatest value of the lanes that may hold a pair, for each of them.
+__device__ inline double greatest_of_pairs(double value) {
+#pragma unroll
+  for (int distance = kMaxHistory / 2; distance > 0; distance /= 2) value = Max()(value, __shfl_xor_sync(kAllLanes, value, distance));
+  return value;
+}
 
 // x of a x = b for a matrix of unit diagonal in `s.products`, in the columns that are `free`; lane i holds row i and entry i of b and
 // x. A Cholesky factorisation: column 0 first, then always the largest pivot. x is 0 for columns whose pivot does not exceed `least`.
+// One warp does it while nothing else runs, so that what counts is how many results wait for another: a column is brought up to date
+// when it becomes the pivot's, and values go from lane to lane by shuffles.
 __device__ inline double pivoted_solve(WeightsShared& s, double b, bool free, double least, int count, int lane) {
-  const bool inside = lane < count;
   int step = 0, place = -1;  // where this lane's column came in the order of pivots
   double y = 0, root = 1;    // of this lane's own pivot, the root as its inverse
+  double diagonal = lane < count ? s.products[lane][lane] : 0.0;
   for (; step < count; ++step) {
-    const double diagonal = inside ? s.products[lane][lane] : 0.0;
     double score = free && diagonal > least ? diagonal : -1.0;
     if (step == 0 && lane == 0 && free) score = 2;
-    const double highest = reduce_warp(score, Max());
-    if (!(highest > 0)) break;
-    const uint32_t highs = reduce_warp(score == highest ? 1u << lane : 0u, Sum());
-    const int pivot = __popc((highs & (0u - highs)) - 1);
-    const double inverse = rsqrt(broadcast(diagonal, pivot, lane));
-    const double column = free ? s.products[lane][pivot] * inverse : 0.0;
-    const double entry = broadcast(b, pivot, lane) * inverse;
+    const double highest = greatest_of_pairs(score);
+    // All lanes have to leave together: those beyond the pairs ask lane 0.
+    if (!(__shfl_sync(kAllLanes, highest, 0) > 0)) break;
+    const int pivot = first_of(__ballot_sync(kAllLanes, lane < count && score == highest));
+    const double inverse = rsqrt(__shfl_sync(kAllLanes, diagonal, pivot)), entry = __shfl_sync(kAllLanes, b, pivot) * inverse;
+    double column = 0;
+    if (free) {
+      column = s.products[lane][pivot];
+      for (int k = 0; k < step; ++k) column -= s.columns[k][lane] * s.columns[k][pivot];
+      column *= inverse;
+    }
     b -= column * entry;
-    if (inside) s.columns[step][lane] = column;
+    diagonal -= column * column;
+    if (lane < count) s.columns[step][lane] = column;
     if (lane == pivot) {
       free = false;
       place = step;
@@ -67,14 +83,13 @@ __device__ inline double pivoted_solve(WeightsShared& s, double b, bool free, do
       root = inverse;
     }
     __syncwarp();
-    if (inside) {
-      for (int j = 0; j < count; ++j) s.products[lane][j] -= column * s.columns[step][j];
-    }
   }
   double x = 0;
   while (--step >= 0) {
-    const double known = reduce_warp(inside ? s.columns[step][lane] * x : 0.0, Sum());
-    if (place == step) x = (y - known) * root;
+    const int pivot = first_of(__ballot_sync(kAllLanes, place == step));
+    if (place == step) x = y * root;
+    const double known = __shfl_sync(kAllLanes, x, pivot);
+    if (place >= 0 && place < step) y -= s.columns[place][pivot] * known;
   }
   return x;
 }
@@ -96,29 +111,33 @@ __device__ inline bool drops_history(const SampleState& p, int64_t sample, doubl
   return drops;
 }
 
-// Enters the newest row of the Gram matrix, drops the history if it leads nowhere, and writes alpha; all lanes of a warp, lane i for
+// `own` is the sample's state in shared memory. Enters the newest row of the Gram matrix, drops the history if it leads nowhere, and writes alpha; all lanes of a warp, lane i for
 // the pair of age i.
 template <typename A>
-__device__ inline void mixing_weights(const Decision<A>& p, int64_t sample, double norm, const double* totals, WeightsShared& s) {
+__device__ inline void mixing_weights(const Decision<A>& p, const SampleState& own, int64_t sample, double norm, const double* totals,
+                                      WeightsShared& s) {
   const int lane = threadIdx.x % kWarp, m = p.samples.m, n = p.n;
   const auto slot_of = [&](int age) { return (p.samples.slot - age + n) % n; };
-  int64_t* const flags = p.samples.flags_of(sample);
-  double* const gram = p.gram + sample * m * m;
+  int64_t* const flags = own.flags_of(0);
+  double* const gram = p.gram + sample * m * m;  // written only: what is read is in `s`
   const int slot = lane < n ? slot_of(lane) : 0;
   const bool newest = lane == 0, older = lane < n && !newest && flags[kFlags + slot] != 0;
-  if (newest) gram[slot * m + slot] = totals[2];
-  if (older) gram[p.samples.slot * m + slot] = gram[slot * m + p.samples.slot] = totals[kGramColumns + slot];
-  const bool drops = p.safeguards && drops_history(p.samples, sample, norm, lane);
+  const int below = slot * m + p.samples.slot, beside = p.samples.slot * m + slot;
+  if (newest || older) {
+    const double product = newest ? totals[2] : totals[kGramColumns + slot];
+    s.gram[below] = s.gram[beside] = product;
+    gram[below] = gram[beside] = product;
+  }
+  const bool drops = p.safeguards && drops_history(own, 0, norm, lane);
   const bool mine = newest || (older && !drops);
   if (lane < n) flags[kFlags + slot] = mine;
   // The pairs that take part are the newest ones.
-  const int pairs = __popc(reduce_warp(mine ? 1u << lane : 0u, Sum()));
+  const int pairs = __popc(__ballot_sync(kAllLanes, mine));
   __syncwarp();
 
-  const double own = mine ? gram[slot * m + slot] : 0.0;
-  const double mean = reduce_warp(own, Sum()) / pairs;
+  const double mean = reduce_warp(mine ? s.gram[slot * m + slot] : 0.0, Sum()) / pairs;
   const double shift = p.ridge >= 0 ? p.ridge * mean : -p.ridge;
-  const auto entry = [&](int i, int j) { return gram[slot_of(i) * m + slot_of(j)] + (i == j ? shift : 0.0); };
+  const auto entry = [&](int i, int j) { return s.gram[slot_of(i) * m + slot_of(j)] + (i == j ? shift : 0.0); };
   const int count = pairs - 1;
   const bool inside = lane < count;
   double b = 0, scale = 0, least = 0;
@@ -163,7 +182,17 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const Decision<A> p)
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const SampleState& samples = p.samples;
   const int64_t stride = int64_t{p.columns} * p.tiles;
-  const bool active = samples.active(sample);
+  // What is read of this sample, at once: each read of its own would be a wait. Its state is changed in shared memory.
+  const SampleState own = {shared.measurements, shared.flags, 1, samples.m, samples.slot, samples.tol, samples.relative, samples.batch_stop};
+  double* const measurements = samples.measurements + sample * kMeasurements;
+  int64_t* const flags = samples.flags_of(sample);
+  if (warp == kWarps - 1) {
+    if (lane < kMeasurements) shared.measurements[lane] = measurements[lane];
+    if (lane < kFlags + samples.m) shared.flags[lane] = flags[lane];
+    if (p.n > 0) {
+      for (int i = lane; i < samples.m * samples.m; i += kWarp) shared.weights.gram[i] = p.gram[sample * samples.m * samples.m + i];
+    }
+  }
 
   bool together = false;
   if (samples.batch_stop) {
@@ -175,24 +204,27 @@ __global__ void __launch_bounds__(kDecideThreads, 1) decide(const Decision<A> p)
     }
     if (lane == 0) shared.residuals[warp] = sum;
   }
-  // A sample that has stopped was not measured, unless the whole batch is.
-  if (active) {
-    for (int c = warp; c < p.columns; c += kWarps) {
-      const double total = add_tiles(p.partials + sample * stride + int64_t{c} * p.tiles, p.tiles);
-      if (lane == 0) shared.totals[c] = total;
-    }
+  // Of a sample that has stopped nothing was measured, and these sums are not looked at.
+  for (int c = warp; c < p.columns; c += kWarps) {
+    const double total = add_tiles(p.partials + sample * stride + int64_t{c} * p.tiles, p.tiles);
+    if (lane == 0) shared.totals[c] = total;
   }
   __syncthreads();
   if (warp > 0) return;
+  const bool active = own.active(0);
+  __syncwarp();  // the first lane may be about to change it
   if (samples.batch_stop) {
     double mean = 0;
     for (int w = 0; w < kWarps; ++w) mean += shared.residuals[w];
     together = static_cast<A>(mean / static_cast<double>(samples.batch)) <= samples.tol;
   }
   const Measured now = active ? measure<A>(shared.totals[0], shared.totals[1], samples.relative) : Measured{0, 0};
-  if (lane == 0) p.todo[sample] = decide_sample(samples, sample, now, together);
+  if (lane == 0) p.todo[sample] = decide_sample(own, 0, now, together);
   __syncwarp();
-  if (p.n > 0 && samples.active(sample)) mixing_weights(p, sample, now.norm, shared.totals, shared.weights);
+  if (p.n > 0 && own.active(0)) mixing_weights(p, own, sample, now.norm, shared.totals, shared.weights);
+  __syncwarp();
+  if (lane < kMeasurements) measurements[lane] = shared.measurements[lane];
+  if (lane < kFlags + samples.m) flags[lane] = shared.flags[lane];
 }
 
 }  // namespace ldeq

@@ -37,32 +37,36 @@ __global__ void __launch_bounds__(kFixedPointThreads, 1) fixed_point_measure(con
   if (!measured && p.x_next == nullptr) return;
   double sums[kNormColumns] = {0, 0};
   // All rounds are asked for before the first is used.
-  A f[kFixedPointRounds][kVec], x[kFixedPointRounds][kVec];
+  Packed<F, kVec> f_rounds[kFixedPointRounds];
+  Packed<A, kVec> x_rounds[kFixedPointRounds];
   const int64_t start = int64_t{tile} * kFixedPointTile<kVec> + static_cast<int>(threadIdx.x) * kVec, row = sample * p.size;
   constexpr int kStride = kFixedPointThreads * kVec;
 #pragma unroll
   for (int round = 0; round < kFixedPointRounds; ++round) {
     const int64_t first = start + round * kStride;
     if (first >= p.size) break;
-    load<kVec>(p.x + row + first, x[round]);
-    if (measured) load<kVec>(p.f + row + first, f[round]);
+    x_rounds[round].load(p.x + row + first);
+    if (measured) f_rounds[round].load(p.f + row + first);
   }
 #pragma unroll
   for (int round = 0; round < kFixedPointRounds; ++round) {
     const int64_t first = start + round * kStride;
     if (first >= p.size) break;
+    A f[kVec], x[kVec];
+    x_rounds[round].unpack(x);
     if (measured) {
+      f_rounds[round].unpack(f);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        const A g = f[round][j] - x[round][j];
+        const A g = f[j] - x[j];
         sums[0] += squared(g);
-        sums[1] += squared(f[round][j]);
+        sums[1] += squared(f[j]);
         // A sample that has stopped stays where it is.
-        if (active) x[round][j] = p.beta == A(1) ? f[round][j] : x[round][j] + p.beta * g;
+        if (active) x[j] = p.beta == A(1) ? f[j] : x[j] + p.beta * g;
       }
     }
-    if (p.x_next != nullptr) store<kVec>(p.x_next + row + first, x[round]);
-    if (p.x_cast != nullptr) store<kVec>(p.x_cast + row + first, x[round]);
+    if (p.x_next != nullptr) store<kVec>(p.x_next + row + first, x);
+    if (p.x_cast != nullptr) store<kVec>(p.x_cast + row + first, x);
   }
   if (!measured) return;
   double* const partials = p.decision.partials + sample * kNormColumns * p.decision.tiles + tile;

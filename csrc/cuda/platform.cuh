@@ -92,23 +92,42 @@ struct Word<2> {
   using Type = uint16_t;
 };
 
-// kVec neighbouring elements in accesses of up to 16 bytes; `from` must be aligned to them.
-template <int kVec, typename T>
-__device__ __forceinline__ void load(const T* from, Accumulate<T> (&to)[kVec]) {
-  constexpr int kBytes = kVec * sizeof(T) < 16 ? kVec * sizeof(T) : 16;
-  constexpr int kEach = kBytes / sizeof(T);
+// kVec neighbouring elements as they lie in memory. Several are read before the first is converted: a conversion in between would
+// make the next read wait for this one.
+template <typename T, int kVec>
+struct Packed {
+  static constexpr int kBytes = kVec * sizeof(T) < 16 ? kVec * sizeof(T) : 16;
+  static constexpr int kEach = kBytes / sizeof(T);
+  using WordType = typename Word<kBytes>::Type;
+  WordType words[kVec / kEach];
+
+  // In accesses of up to 16 bytes; `from` must be aligned to them.
+  __device__ __forceinline__ void load(const T* from) {
 #pragma unroll
-  for (int start = 0; start < kVec; start += kEach) {
-    if constexpr (kEach == 1) {
-      to[start] = Element<T>::load(from[start]);
-    } else {
-      const auto word = *reinterpret_cast<const typename Word<kBytes>::Type*>(from + start);
+    for (int i = 0; i < kVec / kEach; ++i) words[i] = *reinterpret_cast<const WordType*>(from + i * kEach);
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kVec / kEach; ++i) words[i] = WordType{};
+  }
+
+  __device__ __forceinline__ void unpack(Accumulate<T> (&to)[kVec]) const {
+#pragma unroll
+    for (int i = 0; i < kVec / kEach; ++i) {
       T parts[kEach];
-      memcpy(parts, &word, kBytes);
+      memcpy(parts, &words[i], kBytes);
 #pragma unroll
-      for (int j = 0; j < kEach; ++j) to[start + j] = Element<T>::load(parts[j]);
+      for (int j = 0; j < kEach; ++j) to[i * kEach + j] = Element<T>::load(parts[j]);
     }
   }
+};
+
+template <int kVec, typename T>
+__device__ __forceinline__ void load(const T* from, Accumulate<T> (&to)[kVec]) {
+  Packed<T, kVec> packed;
+  packed.load(from);
+  packed.unpack(to);
 }
 
 // A write of 8 or 16 bytes as one instruction: nvcc was seen taking plain ones apart into four.

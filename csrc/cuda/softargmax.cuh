@@ -73,18 +73,20 @@ struct MapIndex {
 // A logit less the max. A NaN stays one; -inf below any max is the lowest number: its z is 0 and not 0 x inf.
 template <typename T>
 __device__ __forceinline__ Accumulate<T> below_peak(Accumulate<T> logit, Accumulate<T> peak) {
-  const auto below = logit - peak;
-  return below < -Element<T>::kLargest ? -Element<T>::kLargest : below;
+  return greater(logit - peak, -static_cast<Accumulate<T>>(Element<T>::kLargest));
 }
 
 // This thread's pixels of a map, kVec at a time: body(values, first pixel, row, column of the first, number of the round).
-// The values are kept between visits where they fit (kItems > 0), and loaded anew otherwise. A vector lies in one row.
-template <typename T, int kThreads, int kItems, int kVec>
+// The values are kept between visits where they fit (kItems > 0), and loaded anew otherwise. A vector lies in one row. kWhole: the map
+// has kThreads * kItems pixels, and a round of all threads is whole rows, so that a thread stays in its columns: no bounds, and one
+// division.
+template <typename T, int kThreads, int kItems, int kVec, bool kWhole>
 struct Pixels {
   using A = Accumulate<T>;
   static constexpr bool kHeld = kItems > 0;
   static constexpr int kRounds = kHeld ? kItems / kVec : 1;
   static_assert(kItems % kVec == 0, "whole vectors");
+  static_assert(kHeld || !kWhole, "whole maps are held");
 
   const Maps& maps;
   const T* map;
@@ -92,38 +94,44 @@ struct Pixels {
   A held[kRounds][kVec];
 
   __device__ __forceinline__ Pixels(const Maps& maps, const T* map)
-      : maps(maps), map(map), count(maps.height * maps.width) {
+      : maps(maps), map(map), count(kWhole ? kThreads * kItems : maps.height * maps.width) {
     if constexpr (kHeld) {
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        const int first = (r * kThreads + static_cast<int>(threadIdx.x)) * kVec;
-        if (first < count) fetch(first, held[r]);
-      }
+      Packed<T, kVec> packed[kRounds];
+      each([&](int first, int round) { packed[round].load(at(first)); });
+      each([&](int, int round) { packed[round].unpack(held[round]); });
     }
   }
 
-  __device__ __forceinline__ void fetch(int first, A (&to)[kVec]) const {
-    if constexpr (kVec > 1) {
-      load<kVec>(map + first, to);
-    } else {
-      const int row = row_of(maps, first);
-      to[0] = Element<T>::load(map[row * maps.stride_row + (first - row * maps.width) * maps.stride_column]);
+  // body(first pixel, number of the round), without values, for maps that are held.
+  template <typename Body>
+  __device__ __forceinline__ void each(Body body) const {
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      const int first = (r * kThreads + static_cast<int>(threadIdx.x)) * kVec;
+      if (kWhole || first < count) body(first, r);
     }
+  }
+
+  // Where a vector starts in memory.
+  __device__ __forceinline__ const T* at(int first) const {
+    if constexpr (kVec > 1) return map + first;
+    const int row = row_of(maps, first);
+    return map + row * maps.stride_row + (first - row * maps.width) * maps.stride_column;
   }
 
   template <typename Body>
   __device__ __forceinline__ void visit(Body body) {
-    if constexpr (kHeld) {
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        const int first = (r * kThreads + static_cast<int>(threadIdx.x)) * kVec;
-        if (first < count) call(body, held[r], first, r);
-      }
+    if constexpr (kWhole) {
+      const int start = static_cast<int>(threadIdx.x) * kVec, row = row_of_small(maps, start), column = start - row * maps.width;
+      const int rows = row_of_small(maps, kThreads * kVec);
+      each([&](int first, int r) { body(held[r], first, row + r * rows, column, r); });
+    } else if constexpr (kHeld) {
+      each([&](int first, int r) { call(body, held[r], first, r); });
     } else {
       // Two doubles take the registers of four floats: unrolled, the loop spills on some architectures.
 #pragma unroll(sizeof(T) == 8 ? 1 : 4)
       for (int first = static_cast<int>(threadIdx.x) * kVec; first < count; first += kThreads * kVec) {
-        fetch(first, held[0]);
+        load<kVec>(at(first), held[0]);
         call(body, held[0], first, 0);
       }
     }
@@ -138,14 +146,14 @@ struct Pixels {
 };
 
 // kItems 0 selects the path for maps that do not fit. kNormalise false reads maps that are normalised already.
-template <typename T, int kThreads, int kItems, int kVec, bool kNormalise>
-__global__ void __launch_bounds__(kThreads, 1) softargmax_forward(const SoftargmaxForward<T> p) {
+template <typename T, int kThreads, int kItems, int kVec, bool kNormalise, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kWhole ? 7 : 1) softargmax_forward(const SoftargmaxForward<T> p) {
   using A = Accumulate<T>;
   using Shared = Exchange<A, kThreads, 4>;
   LDEQ_SHARED(Shared, exchange);
   const MapIndex index(p.maps);
   const int64_t map = index.map;
-  Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.input + index.offset);
+  Pixels<T, kThreads, kItems, kVec, kWhole> pixels(p.maps, p.input + index.offset);
 
   A peak[1] = {-INFINITY};
   A own = 0;   // the highest that this thread saw

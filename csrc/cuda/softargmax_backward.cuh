@@ -71,31 +71,39 @@ struct ReadoutGradient {
   __device__ __forceinline__ A operator()(A of_row, A dx) const { return of_row + dx * (slope_x + square * dx); }
 };
 
-// Needs the same kThreads, kItems and kVec rules as the forward pass. Without kItems the maps are read twice.
-template <typename T, int kThreads, int kItems, int kVec>
+// Needs the same rules of kThreads, kItems, kVec and kWhole as the forward pass. Without kItems the maps are read twice.
+template <typename T, int kThreads, int kItems, int kVec, bool kWhole>
 __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const SoftargmaxBackward<T> p) {
   using A = Accumulate<T>;
   using Shared = Exchange<A, kThreads, 2>;
   LDEQ_SHARED(Shared, exchange);
   const MapIndex index(p.maps);
   const int64_t map = index.map;
-  Pixels<T, kThreads, kItems, kVec> pixels(p.maps, p.logits + index.offset);
+  Pixels<T, kThreads, kItems, kVec, kWhole> pixels(p.maps, p.logits + index.offset);
+  const T* const grad_heatmap = p.grad_heatmap == nullptr ? nullptr : p.grad_heatmap + map * pixels.count;
+  // Asked for with the logits where they are held, and not one by one when they are needed.
+  Packed<T, kVec> extras[pixels.kRounds];
+  if constexpr (kItems > 0) {
+    if (grad_heatmap != nullptr) pixels.each([&](int first, int round) { extras[round].load(grad_heatmap + first); });
+  }
   const ReadoutGradient<T> gradient(p, map);
   const double own = p.betas == nullptr ? p.beta : p.betas[index.channel * p.beta_stride];
   const A beta = static_cast<A>(own), rate = static_cast<A>(own * kLog2E);
   const A peak = static_cast<A>(p.stats[map * kStats + kPeak]), ties = static_cast<A>(p.stats[map * kStats + kTies]);
-  const T* const grad_heatmap = p.grad_heatmap == nullptr ? nullptr : p.grad_heatmap + map * pixels.count;
 
   // dL/dh but for the share of the max; held values are replaced by it, and `at_peak` remembers what they were.
   uint32_t at_peak = 0;
   static_assert(kItems <= 32, "one bit an item");
   A sums[2] = {0, 0};  // of what `grad_heatmap` adds to dL/dh, and of dL/dbeta
-  const auto local = [&](A(&values)[kVec], int first, int row, int column, A(&grads)[kVec], bool add) {
+  const auto local = [&](A(&values)[kVec], int first, int row, int column, int round, A(&grads)[kVec], bool add) {
     const A of_row = gradient.of_row(row), dx = static_cast<A>(column) - gradient.mean_x;
     A extra[kVec];
 #pragma unroll
     for (int j = 0; j < kVec; ++j) extra[j] = 0;
-    if (grad_heatmap != nullptr) load<kVec>(grad_heatmap + first, extra);
+    if (grad_heatmap != nullptr) {
+      if constexpr (kItems == 0) extras[round].load(grad_heatmap + first);
+      extras[round].unpack(extra);
+    }
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
       const A below = below_peak<T>(values[j], peak);
@@ -114,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
 
   pixels.visit([&](A(&values)[kVec], int first, int row, int column, int round) {
     A grads[kVec];
-    local(values, first, row, column, grads, true);
+    local(values, first, row, column, round, grads, true);
     if constexpr (kItems > 0) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
@@ -134,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1) softargmax_backward(const Softarg
 #pragma unroll
       for (int j = 0; j < kVec; ++j) grads[j] = values[j] + (at_peak >> (round * kVec + j) & 1u ? share : elsewhere);
     } else {
-      local(values, first, row, column, grads, false);
+      local(values, first, row, column, round, grads, false);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) grads[j] += values[j] == peak ? share : elsewhere;
     }

@@ -6,6 +6,8 @@
 // | to 16,384 | 512     | 32 a thread, with 16-byte accesses only                       |
 // | above     | 512     | none                                                          |
 //
+// Maps of just 4,096 pixels whose rows fill the rounds of the block, such as 64 x 64, have a kernel of their own without bounds.
+//
 // float64 is there for checks and not for speed: nothing is held, 256 threads.
 #pragma once
 
@@ -13,9 +15,10 @@
 
 namespace ldeq {
 
-template <int kThreads_, int kItems_, int kVec_>
+template <int kThreads_, int kItems_, int kVec_, bool kWhole_ = false>
 struct Shape {
   static constexpr int kThreads = kThreads_, kItems = kItems_, kVec = kVec_;
+  static constexpr bool kWhole = kWhole_;
 };
 
 // Whether 16-byte accesses work: dense maps, whole vectors in each row, aligned pointers (null ones count as aligned).
@@ -28,12 +31,14 @@ bool vectors(const Maps& maps, const void* a, const void* b, const void* c = nul
 }
 
 template <typename T, typename Run>
-void with_shape(int64_t count, bool vectors, Run run) {
+void with_shape(const Maps& maps, bool vectors, Run run) {
   constexpr int kVec = 16 / sizeof(T);
+  const int64_t count = int64_t{maps.height} * maps.width;
   if constexpr (sizeof(T) == 8) {
     vectors ? run(Shape<256, 0, kVec>()) : run(Shape<256, 0, 1>());
   } else if (vectors) {
     if (count <= 512) return run(Shape<32, 16, kVec>());
+    if (count == 4096 && 128 * kVec % maps.width == 0) return run(Shape<128, 32, kVec, true>());
     if (count <= 4096) return run(Shape<128, 32, kVec>());
     if (count <= 16384) return run(Shape<512, 32, kVec>());
     run(Shape<512, 0, kVec>());
@@ -47,9 +52,9 @@ template <typename T>
 void launch_softargmax_forward(const SoftargmaxForward<T>& p, int64_t maps, Stream stream) {
   if (maps == 0) return;
   const auto grid = static_cast<unsigned>(maps);
-  with_shape<T>(int64_t{p.maps.height} * p.maps.width, vectors<T>(p.maps, p.input, p.heatmap), [&](auto shape) {
+  with_shape<T>(p.maps, vectors<T>(p.maps, p.input, p.heatmap), [&](auto shape) {
     using S = decltype(shape);
-    LDEQ_LAUNCH((softargmax_forward<T, S::kThreads, S::kItems, S::kVec, true>), grid, S::kThreads, stream, p);
+    LDEQ_LAUNCH((softargmax_forward<T, S::kThreads, S::kItems, S::kVec, true, S::kWhole>), grid, S::kThreads, stream, p);
   });
 }
 
@@ -60,11 +65,11 @@ void launch_readout_forward(const SoftargmaxForward<T>& p, int64_t maps, Stream 
   const auto grid = static_cast<unsigned>(maps);
   constexpr int kVec = 16 / sizeof(T), kThreads = sizeof(T) <= 4 ? 128 : 256, kItems = sizeof(T) <= 4 ? 32 : 0;
   if (!vectors<T>(p.maps, p.input, nullptr)) {
-    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, 1, false>), grid, 256, stream, p);
+    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, 1, false, false>), grid, 256, stream, p);
   } else if (int64_t{p.maps.height} * p.maps.width <= 4096) {
-    LDEQ_LAUNCH((softargmax_forward<T, kThreads, kItems, kVec, false>), grid, kThreads, stream, p);
+    LDEQ_LAUNCH((softargmax_forward<T, kThreads, kItems, kVec, false, false>), grid, kThreads, stream, p);
   } else {
-    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, kVec, false>), grid, 256, stream, p);
+    LDEQ_LAUNCH((softargmax_forward<T, 256, 0, kVec, false, false>), grid, 256, stream, p);
   }
 }
 
@@ -73,9 +78,9 @@ void launch_softargmax_backward(const SoftargmaxBackward<T>& p, int64_t maps, St
   if (maps == 0) return;
   const auto grid = static_cast<unsigned>(maps);
   const bool wide = vectors<T>(p.maps, p.logits, p.grad_heatmap, p.grad_input);
-  with_shape<T>(int64_t{p.maps.height} * p.maps.width, wide, [&](auto shape) {
+  with_shape<T>(p.maps, wide, [&](auto shape) {
     using S = decltype(shape);
-    LDEQ_LAUNCH((softargmax_backward<T, S::kThreads, S::kItems, S::kVec>), grid, S::kThreads, stream, p);
+    LDEQ_LAUNCH((softargmax_backward<T, S::kThreads, S::kItems, S::kVec, S::kWhole>), grid, S::kThreads, stream, p);
   });
 }
 

@@ -211,16 +211,32 @@ inline void sync_block() {
   if (current->syncs++ != dropped_sync) current->block->barrier.arrive_and_wait();
 }
 
+// What the lanes of this warp have handed in, by lane, and with it this lane's value.
 template <typename T>
-T shuffle_xor(T value, int distance) {
+auto& exchanged(T value) {
   static_assert(sizeof(T) <= 8, "a word");
-  const int lane = current->index.x % kWarp;
   auto& half = current->warp->exchange[current->half];
   current->half ^= 1;
-  std::memcpy(&half[lane], &value, sizeof(T));
+  std::memcpy(&half[current->index.x % kWarp], &value, sizeof(T));
   current->warp->barrier.arrive_and_wait();
-  std::memcpy(&value, &half[lane ^ distance], sizeof(T));
+  return half;
+}
+
+template <typename T>
+T shuffle(T value, int from) {
+  std::memcpy(&value, &exchanged(value)[from], sizeof(T));
   return value;
+}
+
+inline unsigned ballot(bool value) {
+  auto& half = exchanged(unsigned{value});
+  unsigned bits = 0;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    unsigned one;
+    std::memcpy(&one, &half[lane], sizeof one);
+    bits |= one << lane;
+  }
+  return bits;
 }
 
 // Runs one thread of one block. Shared memory starts as NaN: what a kernel reads before it wrote it shows.
@@ -277,8 +293,13 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int distance) {
-  return on_host::shuffle_xor(value, distance);
+  return on_host::shuffle(value, static_cast<int>(threadIdx.x % on_host::kWarp) ^ distance);
 }
+template <typename T>
+T __shfl_sync(unsigned, T value, int from) {
+  return on_host::shuffle(value, from);
+}
+inline unsigned __ballot_sync(unsigned, bool value) { return on_host::ballot(value); }
 
 struct __nv_bfloat16 {
   uint16_t bits;

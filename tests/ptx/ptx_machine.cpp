@@ -23,13 +23,15 @@ namespace {
 class Memory final : public c10::Allocator {
  public:
   static constexpr size_t kMargin = 256;
+  // Larger tensors are left as the system gives them, which has no memory for what nobody touches: they may exceed what there is.
+  static constexpr size_t kSparse = size_t{1} << 30;
 
   c10::DataPtr allocate(size_t size) override {
     if (size == 0) return {nullptr, nullptr, &release, c10::Device(c10::DeviceType::CPU)};
     const size_t whole = (size + 2 * kMargin + 63) / 64 * 64;
     char* const start = static_cast<char*>(std::aligned_alloc(64, whole));
     if (start == nullptr) throw std::bad_alloc();
-    std::memset(start, 0xff, whole);
+    if (whole < kSparse) std::memset(start, 0xff, whole);
     sizes()[reinterpret_cast<u64>(start + kMargin)] = size;
     return {start + kMargin, start + kMargin, &release, c10::Device(c10::DeviceType::CPU)};
   }
@@ -71,7 +73,7 @@ class Machine {
   u32 parameter_bytes = 0;
 
   void launch(const std::string& name, const Kernel& kernel, std::array<u32, 3> grid, u32 threads, const std::string& bytes,
-              u32 dynamic) {
+              u32 dynamic, u32 first) {
     name_ = name;
     if (bytes.size() != kernel.parameter_bytes) stop("takes " + std::to_string(kernel.parameter_bytes) + " bytes of parameters");
     if (threads == 0 || threads > 1024 || threads % 32) stop("cannot run with " + std::to_string(threads) + " threads");
@@ -83,7 +85,7 @@ class Machine {
     prepare(threads);
     for (u32 z = 0; z < grid[2]; ++z)
       for (u32 y = 0; y < grid[1]; ++y)
-        for (u32 x = 0; x < grid[0]; ++x) run_block(kernel, {x, y, z}, grid, kernel.shared_bytes + dynamic);
+        for (u32 x = first; x < grid[0]; ++x) run_block(kernel, {x, y, z}, grid, kernel.shared_bytes + dynamic);
   }
 
   void progressed() { idle_ = 0; }
@@ -201,7 +203,7 @@ bool ordered(const Touch& before, const Touch& now) {
 
 }  // namespace
 
-char* Thread::place(Space space, int site, u64 address, u32 bytes, bool write) {
+char* Thread::place(Space space, int site, u64 address, u32 bytes, const void* write) {
   if (space == Space::param) {
     const u64 at = address - reinterpret_cast<u64>(machine->parameters);
     if (at + bytes > machine->parameter_bytes) fail(site, "reads past its parameters");
@@ -214,10 +216,12 @@ char* Thread::place(Space space, int site, u64 address, u32 bytes, bool write) {
     return reinterpret_cast<char*>(address);
   }
   if (address + bytes > machine->shared.size()) fail(site, "accesses shared memory past its end");
+  // Threads may write one value to one place at the same time, as Triton has them do.
+  const bool again = write && std::memcmp(machine->shared.data() + address, write, bytes) == 0;
   const Touch now{static_cast<int>(tid[0]), static_cast<int>(tid[0] / 32), block->epoch, warp->epoch};
   for (u64 i = address; i < address + bytes; ++i) {
     auto& [writer, reader] = machine->touched[i];
-    if (!ordered(writer, now)) fail(site, "reads or writes what another thread wrote, without a barrier between them");
+    if (!ordered(writer, now) && !again) fail(site, "reads or writes what another thread wrote, without a barrier between them");
     if (write) {
       if (!ordered(reader, now)) fail(site, "writes what another thread reads, without a barrier between them");
       writer = now;
@@ -272,10 +276,11 @@ class Library {
   explicit Library(const std::string& path) : handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
     if (handle_ == nullptr) throw std::runtime_error(dlerror());
   }
-  void launch(const std::string& kernel, std::array<u32, 3> grid, u32 threads, const std::string& parameters, u32 shared) const {
+  void launch(const std::string& kernel, std::array<u32, 3> grid, u32 threads, const std::string& parameters, u32 shared,
+              u32 first) const {
     const auto* found = static_cast<const Kernel*>(dlsym(handle_, kernel.c_str()));
     if (found == nullptr) throw std::runtime_error("no kernel " + kernel);
-    machine().launch(kernel, *found, grid, threads, parameters, shared);
+    machine().launch(kernel, *found, grid, threads, parameters, shared, first);
   }
 
  private:
@@ -292,5 +297,6 @@ PYBIND11_MODULE(ptx_machine, m) {
   py::class_<Library>(m, "Library", "A library of translated kernels.")
       .def(py::init<const std::string&>(), py::arg("path"))
       .def("launch", &Library::launch, py::arg("kernel"), py::arg("grid"), py::arg("threads"), py::arg("parameters"),
-           py::arg("shared") = 0, "Raises RuntimeError if a check fails.");
+           py::arg("shared") = 0, py::arg("first") = 0,
+           "Runs the blocks from `first`. Raises RuntimeError if a check fails.");
 }

@@ -198,27 +198,61 @@ struct Thread {
   template <typename T, int kCount, Space kSpace>
   std::array<T, kCount> load(int site, u64 address) {
     std::array<T, kCount> words;
-    std::memcpy(&words, place(kSpace, site, address, sizeof(words), false), sizeof(words));
+    std::memcpy(&words, place(kSpace, site, address, sizeof(words), nullptr), sizeof(words));
     return words;
   }
 
   template <typename T, int kCount, Space kSpace>
   void store(int site, u64 address, const std::array<T, kCount>& words) {
-    std::memcpy(place(kSpace, site, address, sizeof(words), true), &words, sizeof(words));
+    std::memcpy(place(kSpace, site, address, sizeof(words), &words), &words, sizeof(words));
   }
 
-  template <char kHow>
-  std::pair<u32, bool> shuffle(int site, u32 value, u32 b, u32 c, u32 mask) {
-    if (mask != 0xffffffffu) fail(site, "shuffles with a mask that leaves lanes out");
+  // What the lanes of this warp hand in, by lane.
+  const u64* exchanged(int site, u32 value, u32 mask) {
+    if (mask != 0xffffffffu) fail(site, "exchanges values under a mask that leaves lanes out");
     u64(&words)[32] = warp->exchange[half];
     half ^= 1;  // two halves in turn: nobody writes one before all have read it
     words[lane()] = value;
     meet_warp(site, false);
+    return words;
+  }
+
+  template <char kHow>
+  std::pair<u32, bool> shuffle(int site, u32 value, u32 b, u32 c, u32 mask) {
+    const u64* const words = exchanged(site, value, mask);
     const int segment = c >> 8 & 31, clamp = c & 31, least = lane() & segment, most = least | (clamp & ~segment & 31);
     const int step = b & 31, self = lane();
     int from = kHow == 'b' ? self ^ step : kHow == 'u' ? self - step : kHow == 'd' ? self + step : least | (step & ~segment);
     const bool inside = kHow == 'u' ? from >= most : from <= most;
     return {static_cast<u32>(words[inside ? from : self]), inside};
+  }
+
+  u32 ballot(int site, bool value, u32 mask) {
+    const u64* const words = exchanged(site, value, mask);
+    u32 bits = 0;
+    for (int i = 0; i < 32; ++i) bits |= static_cast<u32>(words[i]) << i;
+    return bits;
+  }
+
+  template <typename T, typename Join>
+  T reduce(int site, u32 value, u32 mask, Join join) {
+    const u64* const words = exchanged(site, value, mask);
+    T all = get<T>(words[0]);
+    for (int i = 1; i < 32; ++i) all = join(all, get<T>(words[i]));
+    return all;
+  }
+
+  // 8 x 8 matrices of 16 bits, whose rows the lanes give the addresses of: a lane gets two neighbours of each.
+  template <int kCount>
+  std::array<u32, kCount> load_matrices(int site, u64 address) {
+    const u64* const rows = exchanged(site, static_cast<u32>(address), 0xffffffffu);
+    std::array<u32, kCount> words;
+    for (int i = 0; i < kCount; ++i) {
+      const u64 row = rows[8 * i + lane() / 4];
+      if (row % 16) fail(site, "has a misaligned row of a matrix");
+      words[i] = load<u32, 1, Space::shared>(site, row + lane() % 4 * 4)[0];
+    }
+    return words;
   }
 
   // A shuffle is no barrier for memory; this is.
@@ -238,8 +272,8 @@ struct Thread {
   u64 parameter(u32 at) const;
   f32 approximate(f32 v) const;
 
-  // Where in the CPU's memory an access goes, after all checks.
-  char* place(Space space, int site, u64 address, u32 bytes, bool write);
+  // Where in the CPU's memory an access goes, after all checks; `write` is what it writes there, or null.
+  char* place(Space space, int site, u64 address, u32 bytes, const void* write);
   void sync_block(int site);
   void meet_warp(int site, bool orders_memory);
   // Ends the launch with an error. A site is a line of the translated kernel.

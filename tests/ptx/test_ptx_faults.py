@@ -39,8 +39,8 @@ CHECKS: dict[str, Callable[[Target], None]] = {
     "anderson_measure<float, float, 8, 4>": anderson,
     "anderson_mix<float, float, 8, 4>": anderson,
     "fixed_point_measure<float, 1>": fixed_point,
-    "softargmax_forward<float, 128, 32, 4, true>": softargmax,
-    "softargmax_backward<float, 128, 32, 4>": softargmax,
+    "softargmax_forward<float, 128, 32, 4, true, true>": softargmax,
+    "softargmax_backward<float, 128, 32, 4, true>": softargmax,
 }
 DECIDE, MEASURE, _, FIXED_POINT, FORWARD, BACKWARD = CHECKS
 

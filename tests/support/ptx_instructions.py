@@ -58,6 +58,7 @@ TABLE = [
     row(r"mul(?:\.rn)?(?:\.ftz)?", FLOAT, "a * b"),
     row(r"fma\.rn(?:\.ftz)?", FLOAT, "std::fma(a, b, c)"),
     row(r"div\.(?:rn|full)(?:\.ftz)?", FLOAT, "a / b"),
+    row(r"div\.approx(?:\.ftz)?", "f32", "t.approximate(a / b)"),
     row(r"rcp\.rn(?:\.ftz)?", FLOAT, "1 / a"),
     row(r"sqrt\.rn(?:\.ftz)?", FLOAT, "std::sqrt(a)"),
     row(r"neg(?:\.ftz)?", FLOAT, "-a"),
@@ -68,6 +69,7 @@ TABLE = [
     row(r"max(?:\.ftz)?\.NaN(?:\.ftz)?", FLOAT, "std::isunordered(a, b) ? Value(NAN) : std::fmax(a, b)"),
     row(r"ex2\.approx(?:\.ftz)?", "f32", "t.approximate(std::exp2(a))"),
     row(r"lg2\.approx(?:\.ftz)?", "f32", "t.approximate(std::log2(a))"),
+    row(r"sqrt\.approx(?:\.ftz)?", "f32", "t.approximate(std::sqrt(a))"),
     row(r"rsqrt\.approx(?:\.ftz)?", "f32", "t.approximate(1 / std::sqrt(a))"),
     row(r"rsqrt\.approx", "f64", "1 / std::sqrt(a)"),
     # 9.7.8 logic and shifts: a shift by the width or more leaves nothing, or the sign.

@@ -21,8 +21,12 @@ class Launcher:
     replaced: dict[str, tuple[Any, str]] = field(default_factory=dict)
     """What tests put in the place of a kernel: a library and a name in it."""
 
+    blocks: int | None = None
+    """The last so many blocks alone are run; None runs all."""
+
     def __call__(self, name: str, grid: int, threads: int, parameters: bytes) -> None:
         name = nvcc.readable(name)
         self.launched[name] += 1
         library, symbol = self.replaced.get(name) or (self.libraries[name], self.kernels[name].name)
-        library.launch(symbol, (grid, 1, 1), threads, parameters)
+        first = 0 if self.blocks is None else max(0, grid - self.blocks)
+        library.launch(symbol, (grid, 1, 1), threads, parameters, first=first)

@@ -12,6 +12,10 @@ _BUILT_IN = re.compile(r"%(tid|ntid|ctaid|nctaid)\.([xyz])")
 _INTEGER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|\d+)U?")
 _ADDRESS = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]")
 _MEMORY = re.compile(r"(ld|st)((?:\.[a-z_]+\w*)*?)\.(param|global|shared)((?:\.[A-Za-z_:]+\w*)*?)(?:\.v([248]))?\.([busf]\d+)")
+_REDUCTION = re.compile(r"redux\.sync\.(add|min|max|and|or|xor)\.([sub]32)")
+_MATRICES = re.compile(r"ldmatrix\.sync\.aligned\.m8n8\.x([124])\.shared\.b16")
+# Without a space: what nvcc lost sight of, which in these kernels is global.
+_GENERIC = re.compile(r"(ld|st)(?:\.v([24]))?\.([busf]\d+)")
 _SHUFFLE = re.compile(r"shfl\.sync\.(bfly|up|down|idx)\.b32")
 
 
@@ -48,6 +52,8 @@ class _Body:
             self.lines.append(f"{_name(operands[0])}:;")
         elif opcode == ".reg":
             self.declare(operands)
+        elif opcode.strip() == ".branchtargets":
+            self.targets[self.lines[-1].removesuffix(":;")] = operands
         elif opcode.startswith("."):
             raise NotImplementedError(f"{self.kernel.name}: {statement}")
         else:
@@ -95,11 +101,35 @@ class _Body:
     def instruction(self, opcode: str, operands: tuple[str, ...]) -> str:
         if m := _MEMORY.fullmatch(opcode):
             return self.access(m[1], m[3], int(m[5] or 1), m[6], operands)
+        if m := _GENERIC.fullmatch(opcode):
+            return self.access(m[1], "global", int(m[2] or 1), m[3], operands)
         if m := _SHUFFLE.fullmatch(opcode):
             to, _, inside = operands[0].partition("|")
             value, *rest = (self.bits(operand) for operand in operands[1:])
             shuffled = f"const auto [value, inside] = t.shuffle<'{m[1][0]}'>({self.site()}, {value}, {', '.join(rest)});"
             return f"{shuffled} {self.register(to)} = value;" + (f" {self.register(inside)} = inside;" if inside else "")
+        if m := _REDUCTION.fullmatch(opcode):
+            joined = {
+                "add": "a + b",
+                "min": "b < a ? b : a",
+                "max": "a < b ? b : a",
+                "and": "a & b",
+                "or": "a | b",
+                "xor": "a ^ b",
+            }
+            join = f"[]({m[2]} a, {m[2]} b) {{ return {m[2]}({joined[m[1]]}); }}"
+            reduced = f"t.reduce<{m[2]}>({self.site()}, {self.bits(operands[1])}, {self.bits(operands[2])}, {join})"
+            return f"set({self.register(operands[0])}, {reduced});"
+        if m := _MATRICES.fullmatch(opcode):
+            address = _ADDRESS.fullmatch(operands[1])
+            assert address, operands
+            place = f"{self.bits(address[1])} + {address[2] or 0}"
+            values = split(operands[0][1:-1]) if operands[0].startswith("{") else (operands[0],)
+            taken = " ".join(f"{self.register(v)} = v[{i}];" for i, v in enumerate(values))
+            return f"const auto v = t.load_matrices<{m[1]}>({self.site()}, {place}); {taken}"
+        if opcode == "vote.sync.ballot.b32":
+            to, value, mask = operands[0], self.typed(operands[1], "pred"), self.bits(operands[2])
+            return f"{self.register(to)} = t.ballot({self.site()}, {value}, {mask});"
         if opcode in ("bar.sync", "barrier.sync", "barrier.sync.aligned") and operands == ("0",):
             return f"t.sync_block({self.site()});"
         if opcode == "bar.warp.sync" and operands in (("-1",), ("0xffffffff",)):
@@ -108,6 +138,9 @@ class _Body:
             target = _name(operands[0])
             back = f"{target}:;" in self.lines
             return f"t.turn({self.site()}); goto {target};" if back else f"goto {target};"
+        if opcode == "brx.idx":
+            targets = enumerate(self.targets[_name(operands[1])])
+            return f"switch ({self.bits(operands[0])}) {{ {' '.join(f'case {i}: goto {_name(t)};' for i, t in targets)} }}"
         if opcode in ("ret", "exit"):
             return "return;"
         if opcode.startswith("mov.b") and any(operand.startswith("{") for operand in operands):

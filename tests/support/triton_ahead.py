@@ -6,7 +6,10 @@ The process must not have Triton's interpreter on.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -82,7 +85,7 @@ class Ahead:
             binary = compile(source, target=target, options=parsed.__dict__)
             self.compiled[key] = Compiled(
                 function.__name__,
-                f"{function.__name__}_{abs(hash(key)):x}",
+                f"{function.__name__}_{hashlib.sha256(binary.asm['ptx'].encode()).hexdigest()[:16]}",
                 binary.asm["ptx"],
                 binary.asm["cubin"],
                 32 * binary.metadata.num_warps,
@@ -96,7 +99,12 @@ class Ahead:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """While it lasts, launches of ldeq.kernels come here."""
-        with mock.patch("ldeq.ops.triton_library.interpreted", return_value=True):
+        from ldeq.ops import triton_library
+
+        with (
+            mock.patch.object(triton_library, "interpreted", return_value=True),
+            mock.patch.object(triton_library, "missing", return_value=None),
+        ):
             patches = []
             for name in MODULES:
                 module = importlib.import_module(f"ldeq.kernels.{name}")
@@ -124,9 +132,6 @@ class _Standin:
 
 def _launched(module: Any) -> set[str]:
     """The kernels that Python launches; what kernels call stays as it is."""
-    import inspect
-    import re
-
     return set(re.findall(r"\b(\w+)\[\(", inspect.getsource(module)))
 
 
