@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The version that development and CI use; the package itself accepts torch >= 2.10.
 TORCH  := torch==2.13.0
-NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') ldeq/ops/schemas.py ldeq/ops/layout.py
 
 .PHONY: demo docs test test-device fuzz test-gpu mutants lint wheel wheel-check bench bench-gpu gpu-model gpu-day clean
 

@@ -39,6 +39,7 @@ from native_build import (
     compile_commands,
     cpu_library,
     cuda_library,
+    interface_hash,
     source_hash,
 )
 
@@ -57,7 +58,7 @@ class BuildNative(build_ext):
         self.built: list[Target] = []
         if self.tools.forced_cuda:  # before minutes of compiling
             self.attempt("LDEQ_BUILD_CUDA", "cuda", "_C_cuda.so", lambda: {"cuda_archs": " ".join(self.tools.archs)})
-        report = {"sources": source_hash()}
+        report = {"sources": source_hash(), "interface": interface_hash()}
         report |= self.attempt("LDEQ_BUILD_CPU", "cpu", "_C.so", self.build_cpu)
         report |= self.attempt("LDEQ_BUILD_CUDA", "cuda", "_C_cuda.so", self.build_cuda)
         (self.package / "_build.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -72,7 +72,13 @@ def _run(arguments: list[str]) -> int:
 
     from .commands import Command
 
-    command = tyro.cli(Command, prog="ldeq", description=__doc__, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    command = tyro.cli(
+        Command,
+        prog="ldeq",
+        description="Facial landmarks in pictures and videos, without flicker.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
     return command.run()
 
 

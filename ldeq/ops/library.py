@@ -7,6 +7,7 @@ imports ldeq may still fork.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,9 @@ def _load(name: str) -> str | None:
     if not path.exists():
         reason = build_report().get("cuda" if "cuda" in name else "cpu", "built")
         return reason if reason != "built" else f"{name} is missing; reinstall with pip install --no-build-isolation"
+    if build_report().get("interface") != interface():
+        # Its operators may take other arguments, or be defined twice, which ends the process.
+        return f"{name} was built for another state of ldeq; build it anew: pip install --no-build-isolation --editable ."
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -33,6 +37,13 @@ def _load(name: str) -> str | None:
             f"the native library failed to load in torch {torch.__version__} (built with {built}): {str(error).splitlines()[0]}"
         )
     return None
+
+
+@cache
+def interface() -> str:
+    """What a library and this package must agree on, as a hash: the operators, and the layout of their tensors."""
+    texts = [(Path(__file__).parent / name).read_bytes() for name in ("schemas.py", "layout.py")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
 
 
 @cache

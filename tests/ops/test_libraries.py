@@ -49,6 +49,15 @@ def test_a_library_is_stable_abi_from_torch_2_10(path):
     assert said.returncode == 0 and "2.10" in said.stdout, said.stdout + said.stderr
 
 
+def test_a_library_of_another_state_of_the_package_is_not_loaded(monkeypatch):
+    if not LIBRARIES:
+        pytest.skip("this installation has no compiled library")
+    assert library.build_report()["interface"] == library.interface()
+    for report in ({"cpu": "built"}, {"cpu": "built", "interface": "0" * 16}):
+        monkeypatch.setattr(library, "build_report", lambda report=report: report)
+        assert "build it anew" in (library._load(LIBRARIES[0].name) or "it was loaded")
+
+
 def test_every_symbol_is_in_this_torch_and_every_operator_has_its_kernels():
     """Also in a CPU build of torch, which loads the CUDA kernels and never calls them."""
     keys = [key for key, path in (("CPU", "_C.so"), ("CUDA", "_C_cuda.so")) if PACKAGE / path in LIBRARIES]

@@ -4,7 +4,7 @@
 """
 
 from .errors import BuildError
-from .libraries import STABLE_ABI, cpu_library, cuda_library, source_hash
+from .libraries import STABLE_ABI, cpu_library, cuda_library, interface_hash, source_hash
 from .ninja import Target, Unit, build, compile_commands
 from .toolchain import ROOT, Toolchain
 
@@ -19,5 +19,6 @@ __all__ = [
     "compile_commands",
     "cpu_library",
     "cuda_library",
+    "interface_hash",
     "source_hash",
 ]

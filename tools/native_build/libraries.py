@@ -75,3 +75,9 @@ def source_hash() -> str:
     for path in sorted(p for p in CSRC.rglob("*") if p.suffix in (".cpp", ".h", ".cu", ".cuh")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def interface_hash() -> str:
+    """As `ldeq.ops.library.interface`, which compares it when a library is loaded."""
+    texts = [(ROOT / "ldeq" / "ops" / name).read_bytes() for name in ("schemas.py", "layout.py")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
