@@ -156,7 +156,7 @@ def test_each_epoch_sees_every_face_once_in_an_order_of_its_own(make: Make) -> N
 def test_a_face_varies_from_epoch_to_epoch(make: Make, monkeypatch: pytest.MonkeyPatch, sequence: int) -> None:
     data: dict[str, Any] = {"augmentation": "light"}
     if sequence:
-        monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda points, layout, size: None)
+        monkeypatch.setattr("ldeq.data.clips.clip.usable", lambda points, layout, size, **_: None)
         data |= {"sequence": sequence, "cache": False, "train": ["synthetic:4#size=96"]}
     trainer = trainer_of(make(data=data))
 

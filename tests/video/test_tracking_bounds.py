@@ -38,7 +38,7 @@ def judged(points: np.ndarray, size: float, std: float = 1.0) -> str | None:
 def test_the_settings_are_those_that_the_documents_and_the_published_figures_mean() -> None:
     assert vars(TrackingSettings()) == {
         "rwr": True, "iters": 1, "views": 1, "register": False, "slack": 0.02, "side_slack": 0.04, "check_every": 30,
-        "settled": 0.22, "patience": 3, "first": "full",
+        "settled": 0.22, "patience": 3, "min_score": None, "first": "full",
     }  # fmt: skip
     assert (LEAP, EXTENT, INSIDE, SMALLEST) == (0.1, (0.5, 1.3), 0.35, 12.0)
 
