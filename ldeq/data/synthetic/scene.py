@@ -7,6 +7,7 @@ import numpy as np
 
 from ldeq.data.synthetic.canvas import SHIFT, blend, coverage, fill, fixed, noise, rgb, soften, strokes, to_bytes
 from ldeq.data.synthetic.geometry import HALF_PI, Head, curve
+from ldeq.data.synthetic.mesh import seen_texels
 from ldeq.data.synthetic.photograph import background, photograph
 from ldeq.data.synthetic.skin import FacePainter
 from ldeq.data.synthetic.worn import brim, glasses, occlude
@@ -257,38 +258,13 @@ class Scene:
         strokes(image, [points[1:8]], np.clip(colour * 1.08, 0, 255).tolist(), 0.025 * self.unit)
 
     def _front(self, image: np.ndarray) -> np.ndarray:
-        """The mesh of the face: every pixel learns which quad it sees, and the quad's affine map gives its texel."""
+        """The mesh of the face."""
         flat, depth = self.head.camera.project(self.vertices)
         texel = self.painter.to_texel(self.unwrapped)
-        corners = np.stack([flat[:-1, :-1], flat[:-1, 1:], flat[1:, 1:], flat[1:, :-1]], 2).reshape(-1, 4, 2)
-        texels = np.stack([texel[:-1, :-1], texel[:-1, 1:], texel[1:, 1:], texel[1:, :-1]], 2).reshape(-1, 4, 2)
-        across = (corners[:, 1] - corners[:, 0] + corners[:, 2] - corners[:, 3]) / 2
-        down = (corners[:, 3] - corners[:, 0] + corners[:, 2] - corners[:, 1]) / 2
-        area = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
-        far = ((depth[:-1, :-1] + depth[1:, 1:]) / 2).ravel()
-        order = np.argsort(far)
-        order = order[area[order] > 1e-4]
-        ids = np.full((self.size, self.size), -1, np.int32)
-        whole = fixed(corners)
-        for q in order.tolist():
-            cv2.fillConvexPoly(ids, whole[q], q, cv2.LINE_8, SHIFT)
-        # Texel = A (pixel - centre of the quad) + texel of the centre.
-        safe = np.maximum(area, 1e-4)
-        inverse = np.stack([down[:, 1], -down[:, 0], -across[:, 1], across[:, 0]], 1) / safe[:, None]
-        t_across = (texels[:, 1] - texels[:, 0] + texels[:, 2] - texels[:, 3]) / 2
-        t_down = (texels[:, 3] - texels[:, 0] + texels[:, 2] - texels[:, 1]) / 2
-        a = t_across * inverse[:, 0:1] + t_down * inverse[:, 2:3]  # d texel / dx
-        b = t_across * inverse[:, 1:2] + t_down * inverse[:, 3:4]  # d texel / dy
-        centre = corners.mean(1)
-        c = texels.mean(1) - a * centre[:, 0:1] - b * centre[:, 1:2]
-        table = np.concatenate([a, b, c], 1).astype(np.float32)
-        ys, xs = np.nonzero(ids >= 0)
-        row = table[ids[ys, xs]]
-        maps = np.full((self.size, self.size, 2), -10, np.float32)
-        maps[ys, xs] = row[:, 0:2] * xs[:, None] + row[:, 2:4] * ys[:, None] + row[:, 4:6]
+        texels, covered = seen_texels(flat, depth, texel, self.size)
         texture = to_bytes(self.painter.paint())
-        seen = cv2.remap(texture, maps[..., 0], maps[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        mask = (ids >= 0).astype(np.float32)
+        seen = cv2.remap(texture, texels[..., 0], texels[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        mask = covered.astype(np.float32)
         # Soften the outline by half a pixel on the inner side only; colours outside the mask do not exist.
         alpha = np.clip(cv2.GaussianBlur(mask, (3, 3), 0.8) * 2 - 1, 0, 1) * mask
         alpha = np.clip(alpha * 0.75 + 0.25 * mask, 0, 1)

@@ -33,6 +33,9 @@ SIZE = 288
 # Longer side of the face in the photo that is turned, in pixels: as in the picture that is made.
 _FACE = 144.0
 
+# Side of the photo about the face from which it is turned, in pixels.
+_FRAME = 2 * SIZE * 7 // 12
+
 # What an expression may show of the frame beyond its edge, in pixels.
 _MARGIN = 16
 
@@ -111,7 +114,7 @@ class TurnedFaces:
 
     def record(self, index: int) -> FaceRecord:
         """The labels of face `index`."""
-        return FaceRecord(image=None, points=self._turned(index)[0].points.astype(np.float32))
+        return FaceRecord(image=None, points=_turned(self, index)[0].points.astype(np.float32))
 
     def read(self, index: int) -> Image:
         """The picture of face `index`: `(SIZE, SIZE, 3)` RGB uint8.
@@ -119,12 +122,9 @@ class TurnedFaces:
         Raises:
             ImageError: where the photo cannot be read.
         """
-        turned, camera, moved = self._turned(index)
+        turned, camera, moved = _turned(self, index)
         photo = self.faces.read(self.source(index))
         return turned.draw(_frame(photo, camera, moved))
-
-    def _turned(self, index: int) -> tuple[TurnedFace, Array, tuple[FaceDeformation, Expression] | None]:
-        return _turned(self, index)
 
 
 def draw_variation(rng: np.random.Generator, yaw: float) -> Variation:
@@ -156,7 +156,7 @@ def _turned(faces: TurnedFaces, index: int) -> tuple[TurnedFace, Array, tuple[Fa
     points = np.asarray(faces.faces.record(faces.source(index)).points, np.float64)
     middle, side = (points.min(0) + points.max(0)) / 2, float(np.ptp(points, axis=0).max())
     zoom = _FACE / side
-    camera = np.column_stack([zoom * np.eye(2), (_side() - 1) / 2 - zoom * middle])
+    camera = np.column_stack([zoom * np.eye(2), (_FRAME - 1) / 2 - zoom * middle])
     points = transform_points(camera, points)
     moved = None
     try:
@@ -174,10 +174,6 @@ def _turned(faces: TurnedFaces, index: int) -> tuple[TurnedFace, Array, tuple[Fa
     return TurnedFace(fitted, _rotation(fitted, variation), SIZE), camera, moved
 
 
-def _side() -> int:
-    return 2 * SIZE * 7 // 12
-
-
 def _rotation(fitted: FittedHead, variation: Variation) -> Array:
     """The head's new rotation: turned about its own vertical axis, then lowered, leaning as it did."""
     lean = math.degrees(math.atan2(fitted.rotation[1, 0], fitted.rotation[0, 0])) if abs(fitted.yaw) < 60 else 0.0
@@ -190,13 +186,14 @@ def _rotation(fitted: FittedHead, variation: Variation) -> Array:
 
 def _frame(photo: Image, camera: Array, moved: tuple[FaceDeformation, Expression] | None) -> Image:
     """The photo at the size at which it is turned, its expression changed."""
-    side = _side()
     flags = cv2.INTER_AREA if camera[0, 0] < 1 else cv2.INTER_LINEAR
-    frame = np.asarray(cv2.warpAffine(photo, camera, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+    frame = np.asarray(
+        cv2.warpAffine(photo, camera, (_FRAME, _FRAME), flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8
+    )
     if moved is None:
         return frame
     face, expression = moved
-    return FaceRenderer(frame, face, (side, side), _MARGIN).draw(np.eye(2, 3), expression)
+    return FaceRenderer(frame, face, (_FRAME, _FRAME), _MARGIN).draw(np.eye(2, 3), expression)
 
 
 def _fits(points: NDArray[np.float32], layout: Layout) -> bool:

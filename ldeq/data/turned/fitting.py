@@ -88,12 +88,18 @@ def yaw_of(rotation: Array) -> float:
     return float(np.degrees(np.arctan2(rotation[0, 2], rotation[2, 2])))
 
 
+def across(rotation: Array) -> Array:
+    """The direction in the picture that is square to the head's own vertical, `(2,)`, to the right if the head is upright."""
+    along = rotation[:2, 1] / np.hypot(*rotation[:2, 1])
+    return np.array([along[1], -along[0]])
+
+
 def outline(strips: Array, rotation: Array, sides: Array) -> NDArray[np.int64]:
     """Which point of each section lies outermost: `(N, S, 3)`, `(3, 3)`, `(N,)` -1 or 1 -> `(N,)`."""
     # "Out" is the head's own left or right as the picture shows it, so that a leaning head changes nothing.
-    across = rotation[:2, 0] if np.hypot(*rotation[:2, 0]) > 0.3 else np.array([-rotation[1, 1], rotation[0, 1]]) * -1.0
-    across = across / np.hypot(*across)
-    seen = (strips @ rotation.T)[..., :2] @ across
+    long = float(np.hypot(*rotation[:2, 0]))
+    way = rotation[:2, 0] / long if long > 0.3 else across(rotation)
+    seen = (strips @ rotation.T)[..., :2] @ way
     return np.asarray((seen * sides[:, None]).argmax(1))
 
 

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ldeq.data.turned.fitting import FittedHead, outline
+from ldeq.data.synthetic.mesh import seen_texels
+from ldeq.data.turned.fitting import FittedHead, across, outline
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -31,7 +32,6 @@ _CALM = 2.4
 # Landmarks farther from the middle of the face than this, in face units, belong to one of its sides.
 _MIDDLE = 0.02
 
-_SHIFT = 4  # fractional bits of the drawing functions
 _GRID = 8  # pixels between places at which the bending of the background is computed
 
 
@@ -80,16 +80,11 @@ class TurnedFace:
     def _to_outline(self, labels: Array, which: NDArray[np.int64]) -> Array:
         """Landmarks of the far side that the middle of the face hides, moved out to where that ends."""
         far = 1.0 if self.rotation[0, 2] > 0 else -1.0
-        across = far * self._across()
+        way = far * across(self.rotation)
         sections, _ = self._turned(self.fitted.sections[which])
-        behind = (sections @ across).max(1) - labels @ across
+        behind = (sections @ way).max(1) - labels @ way
         on_far_side = far * self.fitted.head.landmark_plane[which, 0] > _MIDDLE
-        return np.asarray(labels + (np.maximum(behind, 0) * on_far_side)[:, None] * across)
-
-    def _across(self) -> Array:
-        """The direction in the picture in which the head has its left and right, to the right."""
-        along = self.rotation[:2, 1] / np.hypot(*self.rotation[:2, 1])
-        return np.array([along[1], -along[0]])
+        return np.asarray(labels + (np.maximum(behind, 0) * on_far_side)[:, None] * way)
 
     def draw(self, photo: Image) -> Image:
         """The picture, `(size, size, 3)`, of the photo that was fitted, `(H, W, 3)` RGB uint8."""
@@ -106,31 +101,10 @@ class TurnedFace:
 
     def _front(self) -> tuple[Array, NDArray[np.bool_]]:
         """Photo place of the head that each pixel shows, and whether it shows any."""
-        fitted, size = self.fitted, self.size
+        fitted = self.fitted
         places, depth = self._turned(fitted.mesh)
-        corners = _quads(self._zoom * places + self._offset)
-        source = _quads((fitted.mesh @ fitted.rotation.T)[..., :2] + fitted.origin)
-        across, down = _sides(corners)
-        area = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
-        order = np.argsort(((depth[:-1, :-1] + depth[1:, 1:]) / 2).ravel())
-        order = order[area[order] > 1e-3]
-        ids = np.full((size, size), -1, np.int32)
-        whole = np.rint(corners * 2**_SHIFT).astype(np.int32)
-        for quad in order.tolist():
-            cv2.fillConvexPoly(ids, whole[quad], quad, cv2.LINE_8, _SHIFT)
-        safe = np.maximum(area, 1e-3)
-        inverse = np.stack([down[:, 1], -down[:, 0], -across[:, 1], across[:, 0]], 1) / safe[:, None]
-        s_across, s_down = _sides(source)
-        by_x = s_across * inverse[:, 0:1] + s_down * inverse[:, 2:3]
-        by_y = s_across * inverse[:, 1:2] + s_down * inverse[:, 3:4]
-        centre = corners.mean(1)
-        constant = source.mean(1) - by_x * centre[:, 0:1] - by_y * centre[:, 1:2]
-        seen = ids >= 0
-        rows, columns = np.nonzero(seen)
-        quad = ids[rows, columns]
-        front = np.zeros((size, size, 2))
-        front[rows, columns] = by_x[quad] * columns[:, None] + by_y[quad] * rows[:, None] + constant[quad]
-        return front, seen
+        source = (fitted.mesh @ fitted.rotation.T)[..., :2] + fitted.origin
+        return seen_texels(self._zoom * places + self._offset, depth, source, self.size)
 
     def _background(self) -> Array:
         """Photo place of what is about the head, for each pixel."""
@@ -160,17 +134,6 @@ class TurnedFace:
         at = np.linspace(0, span, self.size, dtype=np.float32)
         x, y = np.meshgrid(at, at)
         return np.asarray(cv2.remap(coarse, x, y, cv2.INTER_LINEAR), np.float64)
-
-
-def _quads(points: Array) -> Array:
-    """`(R, C, 2)` -> `(Q, 4, 2)` corners, clockwise from the upper left."""
-    return np.stack([points[:-1, :-1], points[:-1, 1:], points[1:, 1:], points[1:, :-1]], 2).reshape(-1, 4, 2)
-
-
-def _sides(corners: Array) -> tuple[Array, Array]:
-    """Mean ways across and down of quads `(Q, 4, 2)`."""
-    a, b, c, d = corners.transpose(1, 0, 2)
-    return (b - a + c - d) / 2, (d - a + c - b) / 2
 
 
 def _sample(canvas: Image, places: Array) -> Image:
