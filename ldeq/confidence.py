@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentError
+from .inputs import is_finite
 
 # Logarithms of less say nothing more: float32 heatmaps do not settle further.
 SMALLEST = 1e-6
@@ -66,7 +67,7 @@ class Calibration:
             points: `(K, 2)` pixels.
             std: `(K,)`, the model's deviations in the same pixels.
         """
-        spread = float(std.mean()) / extent(points)
+        spread = relative_spread(points, std)
         if not (math.isfinite(residual) and math.isfinite(spread)):
             return 0.0
         x = self.bias + self.residual * _log(residual) + self.spread * _log(spread)
@@ -92,7 +93,7 @@ class Calibration:
         if not (math.isfinite(residual) and math.isfinite(size)):
             return np.full(std.shape, np.nan, np.float32)
         relative = np.log(np.maximum(std.astype(np.float64) / size, SMALLEST))
-        spread = _log(float(std.mean()) / size)
+        spread = _log(relative_spread(points, std))
         logs = np.array(self.offsets) + self.by_std * relative + self.by_residual * _log(residual) + self.by_spread * spread
         return (size * np.exp(np.clip(logs, -_LARGEST, 0.0))).astype(np.float32)
 
@@ -100,6 +101,20 @@ class Calibration:
 def extent(points: NDArray[np.float32]) -> float:
     """The longer side of the box of landmarks `(K, 2)`, and never 0."""
     return max(float(np.ptp(points, axis=0).max()), SMALLEST)
+
+
+def relative_spread(points: NDArray[np.float32], std: NDArray[np.float32]) -> float:
+    """s: the mean deviation of the heatmaps `(K,)` as a share of the extent of the landmarks `(K, 2)`."""
+    return float(std.mean()) / extent(points)
+
+
+def check_min_score(value: float | None, name: str = "min_score") -> None:
+    """
+    Raises:
+        ArgumentError: if it is neither None nor a score, under the name that the user knows it by.
+    """
+    if value is not None and not (is_finite(value) and 0 <= value <= 1):
+        raise ArgumentError(f"{name} must lie between 0 and 1, got {value!r:.60}")
 
 
 def _log(value: float) -> float:

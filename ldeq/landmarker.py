@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from .confidence import check_min_score
 from .data import SquareBox, crop_box, read_image
 from .detection import Detector, make_detector
 from .engine.device import resolve_device
@@ -19,7 +20,7 @@ from .engine.settings import SettingsError
 from .engine.weights import Pretrained, load_pretrained
 from .errors import ArgumentError
 from .face import Face
-from .inputs import InputError, checked_boxes, is_finite, picture_from
+from .inputs import InputError, checked_boxes, picture_from
 from .models.inference.engine import ENGINES, choose_engine
 from .models.inference.onnxruntime_engine import onnxruntime_missing
 from .threads import ThreadChoice, apply_threads, choose_threads
@@ -169,8 +170,7 @@ class Landmarker:
             raise InputError(f"boxes must hold one list for each of the {len(images)} pictures, got {len(boxes)}")
         if refine is not None and (isinstance(refine, bool) or not hasattr(refine, "__index__") or refine < 0):
             raise ArgumentError(f"refine must be a number of times, 0 or more, got {refine!r:.60}")
-        if min_score is not None and not (is_finite(min_score) and 0 <= min_score <= 1):
-            raise ArgumentError(f"min_score must lie between 0 and 1, got {min_score!r:.60}")
+        check_min_score(min_score)
         detected, calibration = boxes is None and not cropped, self.pretrained.calibration
         if refine is None:
             refine = DETECTED_REFINE if detected else 0

@@ -84,9 +84,9 @@ struct FallingExp {
 template <typename T>
 constexpr bool kMayFall = sizeof(typename Traits<T>::Acc) == 4;
 #else
-// Without fused products it would lose precision.
+// Without fused products it would lose precision, and is not there.
 template <typename T>
-struct FallingExp : AnyExp<T> {};
+struct FallingExp;
 template <typename T>
 constexpr bool kMayFall = false;
 #endif

@@ -111,8 +111,8 @@ __device__ inline bool drops_history(const SampleState& p, int64_t sample, doubl
   return drops;
 }
 
-// `own` is the sample's state in shared memory. Enters the newest row of the Gram matrix, drops the history if it leads nowhere, and writes alpha; all lanes of a warp, lane i for
-// the pair of age i.
+// Enters the newest row of the Gram matrix, drops the history if it leads nowhere, and writes alpha; all lanes of a warp, lane i for
+// the pair of age i. `own` is the sample's state in shared memory.
 template <typename A>
 __device__ inline void mixing_weights(const Decision<A>& p, const SampleState& own, int64_t sample, double norm, const double* totals,
                                       WeightsShared& s) {

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ..confidence import SMALLEST, Calibration, extent
+from ..confidence import SMALLEST, Calibration, extent, relative_spread
 from ..errors import ArgumentError
 from .answers import Answer
 
@@ -19,7 +19,9 @@ PASSING = 0.05
 FEWEST = 20
 """Answers of each kind without which nothing is fitted."""
 
-_RIDGE = 1e-3
+# Weights of the squares of the score's numbers, and of the variance of the deviation's offsets: they only keep both finite.
+_SCORE_RIDGE = 1e-6
+_OFFSET_RIDGE = 1e-3
 
 Array = NDArray[np.float64]
 
@@ -65,7 +67,7 @@ def fit(answers: Sequence[Answer], data: str = "") -> Calibration:
 
 def _seen(answers: Sequence[Answer]) -> Array:
     """`(N, 2)`: logarithms of residual and relative spread."""
-    pairs = [(a.residual, float(a.std.mean()) / extent(a.points)) for a in answers]
+    pairs = [(a.residual, relative_spread(a.points, a.std)) for a in answers]
     return np.asarray(np.log(np.maximum(np.array(pairs).reshape(-1, 2), SMALLEST)), np.float64)
 
 
@@ -76,8 +78,8 @@ def _logistic(seen: Array, fits: NDArray[np.bool_]) -> Array:
 
     def loss(w: Array) -> tuple[float, Array]:
         x = design @ w
-        value = weights @ (np.logaddexp(0, x) - x * fits) + _RIDGE * 1e-3 * w @ w
-        return float(value), design.T @ (weights * (expit(x) - fits)) + 2e-3 * _RIDGE * w
+        value = weights @ (np.logaddexp(0, x) - x * fits) + _SCORE_RIDGE * w @ w
+        return float(value), design.T @ (weights * (expit(x) - fits)) + 2 * _SCORE_RIDGE * w
 
     found = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", options={"maxiter": 500})
     return np.asarray(found.x, np.float64)
@@ -98,10 +100,10 @@ def _distances(answers: Sequence[Answer]) -> tuple[Array, Array]:
         logs = w[:count] + w[count] * relative + (seen @ w[count + 1 :])[:, None]
         ratio = errors * np.exp(-logs)
         # Landmarks without labels stay at the mean of the others.
-        value = (logs + ratio)[labelled].sum() / total + _RIDGE * np.var(w[:count])
+        value = (logs + ratio)[labelled].sum() / total + _OFFSET_RIDGE * np.var(w[:count])
         slope = np.where(labelled, 1 - ratio, 0.0) / total
         grad = np.concatenate((slope.sum(0), [(slope * relative).sum()], (slope.sum(1)[:, None] * seen).sum(0)))
-        grad[:count] += 2 * _RIDGE * (w[:count] - w[:count].mean()) / count
+        grad[:count] += 2 * _OFFSET_RIDGE * (w[:count] - w[:count].mean()) / count
         return float(value), grad
 
     start = np.concatenate((np.full(count, np.log(errors[labelled].mean())), np.zeros(3)))

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..confidence import check_min_score
 from ..engine.console import PLAIN_INTERVAL, Console
 from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
@@ -25,7 +26,7 @@ from ..video.reading import VideoError, VideoFrame
 from ..video.stream import SAME_FACE, Stream, overlap
 from ..video.tracking import Stopwatch, TrackingSettings
 from ..video.writing import VideoWriter, checked_path, partial_path
-from .min_score import check_min_score, no_score
+from .min_score import no_score
 from .outputs import Outputs
 
 STAGES = ("decode", "detect", "crop", "model", "filter", "each frame alone", "draw", "write")
@@ -67,7 +68,7 @@ class Pipeline:
         Raises:
             CheckpointError: for the model, and `SettingsError` for the device or the engine.
         """
-        check_min_score(self.min_score)
+        check_min_score(self.min_score, "--min-score")
         found = Landmarker.load(self.model, self.device, threads="auto", engine=self.engine)
         if told := no_score(found.pretrained, self.min_score):
             print(f"note: {told}", file=sys.stderr)

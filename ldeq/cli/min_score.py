@@ -1,18 +1,9 @@
-"""The option ``--min-score``, and what is said of models that give no score."""
+"""What ``--min-score`` comes to with a model that gives no score."""
 
 from __future__ import annotations
 
 from ..engine.settings import SettingsError
 from ..engine.weights import Pretrained
-
-
-def check_min_score(value: float | None) -> None:
-    """
-    Raises:
-        SettingsError: if it is no score.
-    """
-    if value is not None and not 0 <= value <= 1:
-        raise SettingsError(f"--min-score must lie between 0 and 1, got {value}")
 
 
 def no_score(pretrained: Pretrained, min_score: float | None) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from ..confidence import check_min_score
 from ..data import crop_box, draw_landmarks
 from ..detection import INSTALL, choose_detector
 from ..engine.settings import SettingsError
@@ -24,7 +25,7 @@ from ..landmarker import Landmarker
 from ..video.converging import draw_convergence, write_animation
 from .json_lines import JsonLines, part_path
 from .labelling import MOST, answers, label, process_number
-from .min_score import check_min_score, no_score
+from .min_score import no_score
 from .outputs import Outputs
 from .pictures import Picture, find_pictures, output_names
 from .signature import is_signed_png, write_picture
@@ -77,7 +78,7 @@ class Predict:
             raise SettingsError("--box and --cropped exclude each other: a crop is one face as a whole; leave one out")
         if not 1 <= self.batch <= MOST:
             raise SettingsError(f"--batch must lie between 1 and {MOST}, got {self.batch}")
-        check_min_score(self.min_score)
+        check_min_score(self.min_score, "--min-score")
         pictures, kind = find_pictures(self.images), self._format()
         if self.jsonl:
             return self._label(pictures, boxes)

@@ -19,11 +19,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..confidence import Calibration
+from ..confidence import Calibration, check_min_score
 from ..data import Layout, SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
 from ..errors import ArgumentError
 from ..models import LDEQ
 from .crops import VIEWS, follow_crop, move_heatmaps, view_matrix, view_square
+from .plausible import SMALLEST, has_leapt, impossible
 
 # A cell that sees no face does not settle. The residual of the shipped model's full solve stays below 0.12 on 200 faces of
 # HELEN test and below 0.13 on 99 % of the frames of six clips; on what surrounds people in clips it lies above 0.23 (99 %). The
@@ -38,19 +39,6 @@ SUSPECT_EVERY = 5
 
 # Carried and freshly solved landmarks that differ by this share of the face's extent, on average, are not of the same face.
 DRIFT = 0.15
-
-# A face whose middle is this share of the crop's side off the crop's middle has leapt: it is looked at again, from zeros, in a
-# crop around where it is now. Fast heads and dropped frames do that; the head of a made clip stays below it but for a frame.
-LEAP = 0.1
-
-# Landmarks whose extent leaves this range, in shares of the extent that the crop was made for, are of no face. On the same
-# faces, off centre by 30 % of the crop, they stay within 0.78 .. 1.04.
-EXTENT = (0.5, 1.3)
-
-# Share of a face's box that must lie inside the picture, and its shortest useful side in pixels.
-INSIDE = 0.35
-SMALLEST = 12.0
-
 
 MOST_CROPS = 64
 """Crops that the model sees together; memory grows with them, and from some dozen on the speed no longer does."""
@@ -99,8 +87,7 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         if self.first not in ("full", "budget"):
             raise ArgumentError(f"first must be 'full' or 'budget', got {self.first!r}")
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise ArgumentError(f"min_score must lie between 0 and 1, got {self.min_score}")
+        check_min_score(self.min_score)
         if self.views not in (1, 2, 4):
             raise ArgumentError(f"views must be 1, 2 or 4, got {self.views}")
         for name, low in (("iters", 1), ("slack", 0), ("side_slack", 0), ("check_every", 0), ("patience", 1)):
@@ -392,7 +379,7 @@ class Tracker:
         assert answer is not None
         reset = "start" if state.frames == 0 else None
         judged = follow or not self._small_start
-        lost = impossible(answer, square.side / self.crop_scale, shape) if judged else None
+        lost = impossible(answer.points, answer.std, square.side / self.crop_scale, shape) if judged else None
         state.checked += 1
         if cold is not None:
             state.checked = 0
@@ -405,7 +392,7 @@ class Tracker:
                 drift = float(np.linalg.norm(warm.points - cold.points, axis=1).mean()) * self.crop_scale / square.side
                 if drift > DRIFT:
                     answer, reset = cold, f"the carried state was {100 * drift:.0f} % of the face away"
-                    lost = impossible(cold, square.side / self.crop_scale, shape)
+                    lost = impossible(cold.points, cold.std, square.side / self.crop_scale, shape)
             state.spread, state.residual = float(cold.std.mean()) / square.side, cold.residual
         state.suspect = float(answer.std.mean()) / square.side > SPREAD * state.spread and state.checked >= SUSPECT_EVERY
         if lost is None:
@@ -443,36 +430,3 @@ class _Answer:
     z: Tensor
     residual: float
     evaluations: int
-
-
-def has_leapt(points: NDArray[np.float32], square: SquareBox) -> bool:
-    """Whether landmarks `(K, 2)`, of a face at all, lie farther off the middle of their crop than `LEAP` of its side."""
-    low, high = points.min(0), points.max(0)
-    if not np.isfinite(points).all() or (high - low).max() < SMALLEST:
-        return False
-    off = (low + high) / 2 - (square.cx, square.cy)
-    return bool(np.hypot(*off) > LEAP * square.side)
-
-
-def impossible(answer: _Answer, size: float, shape: Sequence[int]) -> str | None:
-    """Why these landmarks cannot be of the face that the crop was made for, or None.
-
-    Args:
-        answer: the model's.
-        size: longer side of the face's box that the crop was made for, in pixels.
-        shape: height and width of the picture.
-    """
-    points = answer.points
-    if not (np.isfinite(points).all() and np.isfinite(answer.std).all()):
-        return "the model answered with NaN"
-    low, high = points.min(0), points.max(0)
-    side = float((high - low).max())
-    if side < SMALLEST:
-        return f"the face is {side:.0f} pixels small"
-    if not EXTENT[0] < side / size < EXTENT[1]:
-        return f"the face's size changed by a factor of {side / size:.2f}"
-    edge = np.array([shape[1], shape[0]]) - 0.5
-    inside = np.prod(np.clip(np.minimum(high, edge) - np.maximum(low, -0.5), 0, None)) / max(np.prod(high - low), 1e-6)
-    if inside < INSIDE:
-        return f"{100 * (1 - inside):.0f} % of the face left the picture"
-    return None

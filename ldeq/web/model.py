@@ -23,7 +23,7 @@ from ..engine.weights import Pretrained
 from ..export import folded_of, metadata, write_injection, write_readout, write_residual
 from ..models.inference.folded import Folded, evaluation
 from ..models.inference.onnx_graph import FLOAT, UINT8, OnnxGraph
-from ..video import stream, tracking
+from ..video import plausible, stream, tracking
 from ..video.filters.face_frame import FaceFrameSettings
 from ..video.filters.face_modes import opening_landmarks, rigid_landmarks
 
@@ -94,10 +94,10 @@ def description(pretrained: Pretrained) -> dict[str, Any]:
             "spread": tracking.SPREAD,
             "suspect_every": tracking.SUSPECT_EVERY,
             "drift": tracking.DRIFT,
-            "leap": tracking.LEAP,
-            "extent": tracking.EXTENT,
-            "inside": tracking.INSIDE,
-            "smallest": tracking.SMALLEST,
+            "leap": plausible.LEAP,
+            "extent": plausible.EXTENT,
+            "inside": plausible.INSIDE,
+            "smallest": plausible.SMALLEST,
             "refine": stream.DETECTED_REFINE,
         },
         "score": score_of(pretrained.calibration),

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from clips import drawn, tight
 
 from ldeq import Landmarker
 from ldeq.data import SquareBox
-from ldeq.video.tracking import (
-    EXTENT,
-    INSIDE,
-    LEAP,
-    SMALLEST,
-    Stopwatch,
-    Tracker,
-    TrackingSettings,
-    _Answer,
-    has_leapt,
-    impossible,
-)
+from ldeq.video.plausible import EXTENT, INSIDE, LEAP, SMALLEST, has_leapt, impossible
+from ldeq.video.tracking import Stopwatch, Tracker, TrackingSettings
 
 SHAPE = (200, 300)
 
@@ -31,8 +20,7 @@ def box(x: float, y: float, width: float, height: float) -> np.ndarray:
 
 
 def judged(points: np.ndarray, size: float, std: float = 1.0) -> str | None:
-    answer = _Answer(points, np.full(len(points), std, np.float32), torch.zeros(1), 0.0, 1)
-    return impossible(answer, size, SHAPE)
+    return impossible(points, np.full(len(points), std, np.float32), size, SHAPE)
 
 
 def test_the_settings_are_those_that_the_documents_and_the_published_figures_mean() -> None:

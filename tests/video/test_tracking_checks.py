@@ -17,7 +17,8 @@ from ldeq.cli.following import Pipeline
 from ldeq.data import crop_box, crop_matrix, normalise, warp
 from ldeq.models.ldeq import LDEQOutput
 from ldeq.video.crops import move_heatmaps
-from ldeq.video.tracking import DRIFT, SUSPECT_EVERY, Tracker, TrackingSettings, _Answer, impossible
+from ldeq.video.plausible import impossible
+from ldeq.video.tracking import DRIFT, SUSPECT_EVERY, Tracker, TrackingSettings
 
 Change = Callable[[LDEQOutput, Tensor | None], LDEQOutput]
 
@@ -159,19 +160,19 @@ def test_no_check_no_drift(monkeypatch: pytest.MonkeyPatch, lm: Landmarker) -> N
 
 
 def test_what_cannot_be_the_face_of_a_crop_is_told_with_its_reason() -> None:
-    def answer(x: float, y: float, side: float, std: float = 1.0) -> _Answer:
+    def answer(x: float, y: float, side: float, std: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         points = np.array([[x, y], [x + side, y], [x, y + side / 2]], np.float32)
-        return _Answer(points, np.full(3, std, np.float32), torch.zeros(1), 0.1, 1)
+        return points, np.full(3, std, np.float32)
 
     shape = (100, 200)
-    assert impossible(answer(50, 20, 40), 40.0, shape) is None
-    assert impossible(answer(50, 20, 12), 12.0, shape) is None
-    assert impossible(answer(50, 20, 11.9), 12.0, shape) == "the face is 12 pixels small"
-    assert impossible(answer(50, 20, 21), 40.0, shape) is None
-    assert impossible(answer(50, 20, 18), 40.0, shape) == "the face's size changed by a factor of 0.45"
-    assert impossible(answer(50, 20, 56), 40.0, shape) == "the face's size changed by a factor of 1.40"
-    assert impossible(answer(185, 20, 40), 40.0, shape) is None
-    assert impossible(answer(189.5, 20, 40), 40.0, shape) == "75 % of the face left the picture"
-    assert impossible(answer(50, -15, 40), 40.0, shape) == "72 % of the face left the picture"
-    assert impossible(answer(50, 20, 40, math.nan), 40.0, shape) == "the model answered with NaN"
-    assert impossible(answer(math.inf, 20, 40), 40.0, shape) == "the model answered with NaN"
+    assert impossible(*answer(50, 20, 40), 40.0, shape) is None
+    assert impossible(*answer(50, 20, 12), 12.0, shape) is None
+    assert impossible(*answer(50, 20, 11.9), 12.0, shape) == "the face is 12 pixels small"
+    assert impossible(*answer(50, 20, 21), 40.0, shape) is None
+    assert impossible(*answer(50, 20, 18), 40.0, shape) == "the face's size changed by a factor of 0.45"
+    assert impossible(*answer(50, 20, 56), 40.0, shape) == "the face's size changed by a factor of 1.40"
+    assert impossible(*answer(185, 20, 40), 40.0, shape) is None
+    assert impossible(*answer(189.5, 20, 40), 40.0, shape) == "75 % of the face left the picture"
+    assert impossible(*answer(50, -15, 40), 40.0, shape) == "72 % of the face left the picture"
+    assert impossible(*answer(50, 20, 40, math.nan), 40.0, shape) == "the model answered with NaN"
+    assert impossible(*answer(math.inf, 20, 40), 40.0, shape) == "the model answered with NaN"

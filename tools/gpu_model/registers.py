@@ -8,17 +8,11 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .lanes import LANES, MASK, Truth, Word, bits_of, compared, depends_on, each_lane, float_of, joined, signed
 from .sass import Instruction
-
-LANES = 2
-_MASK = 0xFFFFFFFF
-
-Word = tuple[int, ...]
-"""The 32 bits of a register, by lane."""
-Truth = tuple[bool, ...]
 
 # 1.0 as a pair of bf16, which is 1.002 as a float; and 1.0 as a double.
 _READ = {1: (1,), 2: (0x3F80,), 4: (0x3F803F80,), 8: (0, 0x3FF00000), 16: (0x3F803F80,) * 4}
@@ -73,16 +67,16 @@ class Registers:
         operand = operand.split(".")[0] if re.fullmatch(r"[-~|]*U?R(?:\d+|Z)\.\w+", operand) else operand
         if operand.startswith("-") and not re.fullmatch(r"-[\d.]+(?:e[-+]?\d+)?", operand):
             value = self.word(operand[1:])
-            return None if value is None else tuple(-v & _MASK for v in value)
+            return None if value is None else tuple(-v & MASK for v in value)
         if operand.startswith("~"):
             value = self.word(operand[1:])
-            return None if value is None else tuple(~v & _MASK for v in value)
+            return None if value is None else tuple(~v & MASK for v in value)
         if operand in ("RZ", "URZ", "SRZ"):
             return (0,) * LANES
         if re.fullmatch(r"U?R\d+", operand):
             return self.old_words.get(operand)
         if m := re.fullmatch(r"-?0x[0-9a-f]+|\d+", operand):
-            return (int(m[0], 0) & _MASK,) * LANES
+            return (int(m[0], 0) & MASK,) * LANES
         if m := re.fullmatch(r"c\[0x0\]\[(0x[0-9a-f]+)\]", operand):
             return self.constant(int(m[1], 16))
         try:
@@ -106,7 +100,7 @@ class Registers:
     def write(self, operand: str, value: Word | None, certain: bool = True) -> None:
         """Sets a register; one that may or may not be written is not known afterwards."""
         if operand not in ("RZ", "URZ"):
-            self.words[operand] = tuple(v & _MASK for v in value) if value is not None and certain else None
+            self.words[operand] = tuple(v & MASK for v in value) if value is not None and certain else None
 
     def write_wide(self, operand: str, value: Word | None, certain: bool = True) -> None:
         self.write(operand, value, certain)
@@ -155,7 +149,7 @@ class Registers:
     do_r2ur = do_mov
 
     def do_viadd(self, o: Operation) -> None:
-        self.write(o.results[0], _each(lambda a, b: a + b, self.word(o.sources[0]), self.word(o.sources[1])), o.certain)
+        self.write(o.results[0], each_lane(lambda a, b: a + b, self.word(o.sources[0]), self.word(o.sources[1])), o.certain)
 
     def do_s2r(self, o: Operation) -> None:
         known = {
@@ -228,13 +222,13 @@ class Registers:
         total = tuple(sum(v[lane] for v in values if v is not None) + carry[lane] for lane in range(LANES))
         self.write(o.results[0], total, o.certain)
         if o.truths:
-            self.put(o.truths[0], tuple(t > _MASK for t in total))
+            self.put(o.truths[0], tuple(t > MASK for t in total))
 
     def addend(self, operand: str) -> Word | None:
         """-a as ~a + 1, which does not wrap around: its carry counts."""
         if re.fullmatch(r"-(U?R\d+|c\[.*)", operand):
             value = self.word(operand[1:])
-            return None if value is None else tuple((~v & _MASK) + 1 for v in value)
+            return None if value is None else tuple((~v & MASK) + 1 for v in value)
         return self.word(operand)
 
     def do_lea(self, o: Operation) -> None:
@@ -248,16 +242,16 @@ class Registers:
         if a is None or b is None or carry is None:
             return
         if "HI" in parts:
-            high = tuple(-(v >> 31) & _MASK for v in a) if "SX32" in parts else self.word(numbers[2])
+            high = tuple(-(v >> 31) & MASK for v in a) if "SX32" in parts else self.word(numbers[2])
             if high is None:
                 return
-            a = tuple((h << 32 | v) << shift >> 32 & _MASK for h, v in zip(high, a, strict=True))
+            a = tuple((h << 32 | v) << shift >> 32 & MASK for h, v in zip(high, a, strict=True))
         else:
-            a = tuple(v << shift & _MASK for v in a)
+            a = tuple(v << shift & MASK for v in a)
         total = tuple(x + y + k for x, y, k in zip(a, b, carry, strict=True))
         self.write(o.results[0], total, o.certain)
         if o.truths:
-            self.put(o.truths[0], tuple(t > _MASK for t in total))
+            self.put(o.truths[0], tuple(t > MASK for t in total))
 
     def do_iabs(self, o: Operation) -> None:
         value = self.word(o.sources[0])
@@ -306,13 +300,13 @@ class Registers:
             out = 0
             for row in range(8):
                 if table >> row & 1:
-                    term = _MASK
+                    term = MASK
                     for place, value in enumerate(values):
-                        if not _counts(table, place):
+                        if not depends_on(table, place):
                             continue
                         if value is None:
                             return
-                        keep = value[lane] if row >> (2 - place) & 1 else ~value[lane] & _MASK
+                        keep = value[lane] if row >> (2 - place) & 1 else ~value[lane] & MASK
                         term = term & keep
                     out |= term
             bits.append(out)
@@ -328,8 +322,8 @@ class Registers:
             return
         if "U32" not in parts:
             a, b = tuple(map(signed, a)), tuple(map(signed, b))
-        compared = _compared(parts[1], a, b, below)
-        self.put(o.truths[0], _joined("OR" in parts, compared, self.truth(o.sources[2])) if o.certain else None)
+        outcome = compared(parts[1], a, b, below)
+        self.put(o.truths[0], joined("OR" in parts, outcome, self.truth(o.sources[2])) if o.certain else None)
 
     def do_fsetp(self, o: Operation) -> None:
         values = [self.real(s) for s in o.sources[:2]]
@@ -345,18 +339,18 @@ class Registers:
         parts = o.instruction.opcode.split(".")
         if a is None or b is None or any(map(math.isnan, (*a, *b))):
             return
-        compared = _compared(parts[1].removesuffix("U") if parts[1] != "NEU" else "NE", a, b, None)
-        self.put(o.truths[0], _joined("OR" in parts, compared, self.truth(o.sources[2])) if o.certain else None)
+        outcome = compared(parts[1].removesuffix("U") if parts[1] != "NEU" else "NE", a, b, None)
+        self.put(o.truths[0], joined("OR" in parts, outcome, self.truth(o.sources[2])) if o.certain else None)
 
     def real(self, operand: str) -> tuple[float, ...] | None:
         value = self.word(operand.strip("|"))
-        return None if value is None else tuple(_float(v) for v in value)
+        return None if value is None else tuple(float_of(v) for v in value)
 
     def do_plop3(self, o: Operation) -> None:
         values = [self.truth(s) for s in o.sources[:3]]
         for truth, text in zip(o.truths, o.sources[3:], strict=False):
             table = int(text, 0)
-            if any(v is None and _counts(table, place) for place, v in enumerate(values)):
+            if any(v is None and depends_on(table, place) for place, v in enumerate(values)):
                 continue
             known = [v or (False,) * LANES for v in values]
             bits = tuple(bool(table >> (known[0][i] * 4 + known[1][i] * 2 + known[2][i]) & 1) for i in range(LANES))
@@ -399,17 +393,17 @@ class Registers:
         value = self.word(o.sources[0])
         if value is not None and not re.search("64|16|8", o.instruction.opcode):
             number = (lambda v: v) if "U32" in o.instruction.opcode else signed
-            self.write(o.results[0], tuple(_bits(float(number(v))) for v in value), o.certain)
+            self.write(o.results[0], tuple(bits_of(float(number(v))) for v in value), o.certain)
 
     def do_mufu(self, o: Operation) -> None:
         value = self.real(o.sources[0])
         if value is not None and o.instruction.opcode == "MUFU.RCP" and all(value):
-            self.write(o.results[0], tuple(_bits(1 / v) for v in value), o.certain)
+            self.write(o.results[0], tuple(bits_of(1 / v) for v in value), o.certain)
 
     def do_f2i(self, o: Operation) -> None:
         value = self.real(o.sources[0])
         if value is not None and "U32" in o.instruction.opcode and all(math.isfinite(v) for v in value):
-            self.write(o.results[0], tuple(max(0, min(int(v), _MASK)) for v in value), o.certain)
+            self.write(o.results[0], tuple(max(0, min(int(v), MASK)) for v in value), o.certain)
 
     def do_hfma2(self, o: Operation) -> None:
         if o.sources[0] in ("-RZ", "RZ") and o.sources[1] == "RZ" and len(o.sources) == 4:  # how a constant is loaded
@@ -452,49 +446,3 @@ def _is_wide(instruction: Instruction) -> bool:
 def _next(register: str) -> str:
     m = re.fullmatch(r"(-?~?U?R)(\d+)", register)
     return f"{m[1]}{int(m[2]) + 1}" if m else register
-
-
-def signed(value: int) -> int:
-    return (value & _MASK) - ((value & 0x80000000) << 1)
-
-
-def _float(bits: int) -> float:
-    return float(struct.unpack("<f", struct.pack("<I", bits & _MASK))[0])
-
-
-def _bits(value: float) -> int:
-    return int(struct.unpack("<I", struct.pack("<f", value))[0])
-
-
-def _each(function: Callable[[int, int], int], a: Word | None, b: Word | None) -> Word | None:
-    return None if a is None or b is None else tuple(function(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _counts(table: int, place: int) -> bool:
-    """Whether the result of a table of truth depends on this operand."""
-    bit = 4 >> place
-    return any((table >> row & 1) != (table >> (row ^ bit) & 1) for row in range(8))
-
-
-def _joined(either: bool, compared: Truth, other: Truth | None) -> Truth | None:
-    if other is None:
-        decided = all(compared) if either else not any(compared)
-        return compared if decided else None
-    return tuple((a or b) if either else (a and b) for a, b in zip(compared, other, strict=True))
-
-
-def _compared(how: str, a: Sequence[float], b: Sequence[float], below: Truth | None) -> Truth:
-    """a against b; `below` is what the lower words said, which decides where the upper ones are equal."""
-    out = []
-    for lane in range(LANES):
-        x, y = a[lane], b[lane]
-        lower = below[lane] if below is not None else how in ("EQ", "LE", "GE")
-        if how == "NE":
-            out.append(x != y or (lower and below is not None))
-        elif how == "EQ":
-            out.append(x == y and lower)
-        elif how in ("LT", "LE"):
-            out.append(x < y or (x == y and lower))
-        else:
-            out.append(x > y or (x == y and lower))
-    return tuple(out)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .registers import LANES, Place, Registers, Truth, signed
+from .lanes import LANES, Truth, signed
+from .registers import Place, Registers
 from .sass import Instruction
 
 MOST = 400_000
