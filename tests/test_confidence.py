@@ -18,7 +18,7 @@ from ldeq.data import open_faces, write_image
 from ldeq.engine import checkpoint
 from ldeq.engine.weights import find_weights
 from ldeq.errors import ArgumentError
-from ldeq.video.tracking import TrackingSettings
+from ldeq.video.tracking import Tracker, TrackingSettings
 
 SIDE = 256
 BOX = [[60.0, 60.0, 190.0, 190.0]]
@@ -80,6 +80,21 @@ def nobody(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 CALIBRATION = Calibration(-22.8, -4.12, -5.62, 0.3, (0.1, -0.1), 0.9, 0.3, 0.2)
+
+
+def test_a_frame_is_scored_by_its_own_points_and_deviations(lm: Landmarker) -> None:
+    # Scores of the shipped model are 1 in most digits; these are not.
+    mild = replace(CALIBRATION, bias=-1.0, residual=-0.2, spread=-0.3, min_score=0.0, offsets=(0.1,) * 68)
+    (first, box), (second, _) = drawn(2)
+    tracker = Tracker(lm.model, lm.pretrained.crop_scale, TrackingSettings(check_every=0), lm.layout, mild)
+    state = tracker.start(box[0])
+    scores = []
+    for image in (first, second, first):
+        (e,) = tracker.step([image], [state], box)
+        assert e.score == pytest.approx(mild.score(state.residual, e.points, e.std), abs=1e-9)
+        assert np.array_equal(e.deviation, mild.deviation(state.residual, e.points, e.std))
+        scores.append(e.score)
+    assert len(set(scores)) == 3
 
 
 def test_a_less_settled_or_wider_spread_answer_scores_less() -> None:

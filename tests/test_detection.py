@@ -34,6 +34,17 @@ def pictures(count: int) -> list[Picture]:
     return [np.pad(faces.read(i), ((i, 3 * i), (2 * i, 0), (0, 0)), mode="edge") for i in range(count)]
 
 
+def test_the_largest_face_of_the_cascade_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cascade:
+        def detectMultiScale(self, image: Picture, **_: Any) -> NDArray[np.int32]:
+            return np.array([[10, 10, 40, 40], [100, 20, 90, 90], [5, 5, 60, 60]], np.int32)
+
+    monkeypatch.setattr("ldeq.detection.haar._cascades", OneThreadAtATime(Cascade))
+    boxes = detect_faces(np.zeros((200, 200, 3), np.uint8))
+    assert np.allclose(boxes[:, 2] - boxes[:, 0], 0.86 * np.array([90, 60, 40]))
+    assert np.allclose((boxes[:, 0] + boxes[:, 2]) / 2, [145, 35, 30])
+
+
 def test_threads_do_not_get_the_boxes_of_another_picture() -> None:
     images = pictures(8) * 6
     alone = [detect_faces(image) for image in images]

@@ -30,14 +30,14 @@ Type wide(Type type) { return type == Type::f64 ? Type::f64 : Type::f32; }
 // 0.0115 in float32 and in bfloat16: finite in every type.
 std::vector<char> buffer(Type type, int64_t count) { return std::vector<char>(count * bytes(type), 0x3c); }
 
-void maps(const Kernels& k, Type type, int64_t height, int64_t width, bool normalised) {
+int maps(const Kernels& k, Type type, int64_t height, int64_t width, bool normalised) {
   const int64_t channels = 2, pixels = channels * height * width;
   const auto in = buffer(type, pixels), grad_heatmap = buffer(type, pixels);
   const auto grad_xy = buffer(wide(type), channels * 2), grad_std = buffer(wide(type), channels);
   auto heatmap = buffer(type, pixels), grad_in = buffer(type, pixels);
   auto xy = buffer(wide(type), channels * 2), std = buffer(wide(type), channels);
   std::vector<double> stats(channels * kStats), betas{0.3, 2.0}, grad_betas(channels);
-  std::vector<char> scratch(scratch_bytes(height, width));
+  std::vector<char> scratch(scratch_bytes(height, width), static_cast<char>(0xff));  // NaN: a kernel fills what it reads
   const Maps m{type, height, width, channels, {1, 0, 1, 0}, 1e-4, normalised ? nullptr : betas.data(), 1, in.data(), stats.data()};
   k.softargmax_forward({m, normalised ? nullptr : heatmap.data(), xy.data(), std.data()}, 0, channels, scratch.data());
   for (int missing = 0; missing < 4; ++missing) {
@@ -45,6 +45,9 @@ void maps(const Kernels& k, Type type, int64_t height, int64_t width, bool norma
                            missing == 3 ? nullptr : grad_std.data(), grad_in.data(), normalised ? nullptr : grad_betas.data()},
                           0, channels, scratch.data());
   }
+  for (double known : stats)
+    if (!std::isfinite(known)) return 1;
+  return 0;
 }
 
 int tiles(const Kernels& k, Type state, Type history, int64_t count, int n) {
@@ -82,7 +85,7 @@ int every(const Kernels& k) {
   for (Type type : types) {
     for (int64_t height : sides)
       for (int64_t width : sides)
-        for (bool normalised : {false, true}) maps(k, type, height, width, normalised);
+        for (bool normalised : {false, true}) failures += maps(k, type, height, width, normalised);
     for (int64_t count : {0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 1000, 2049})
       for (int n : {0, 1, 2, 5, 15, 16}) {
         failures += tiles(k, type, wide(type), count, n < kMaxHistory ? n : kMaxHistory);
