@@ -81,6 +81,19 @@ def apply_threads(choice: ThreadChoice) -> None:
         torch.set_num_threads(choice.count)
 
 
+def limit_to_quota(cgroup: Path = CGROUP, proc: Path = PROC, environment: dict[str, str] | None = None) -> None:
+    """Gives torch no more threads than the container may take cores, for training; ``OMP_NUM_THREADS`` decides if it is set.
+
+    Torch counts the cores that it may run on and does not see such a limit: 64 threads that share the time of two cores
+    wait for each other all the time. Other work is not counted, since it may end long before a training does.
+    """
+    quota = cpu_quota(cgroup, proc)
+    if quota is not None and not (os.environ if environment is None else environment).get("OMP_NUM_THREADS"):
+        most = max(1, int(quota))
+        if most < torch.get_num_threads():
+            torch.set_num_threads(most)
+
+
 def usable_cores() -> int:
     """Cores that this process may run on: taskset, cpuset and job managers narrow them."""
     if hasattr(os, "sched_getaffinity"):

@@ -12,7 +12,7 @@ from ldeq import Landmarker
 from ldeq.cli import main
 from ldeq.errors import LdeqError
 from ldeq.landmarker import threads_for
-from ldeq.threads import ThreadChoice, ThreadTuner, choose_threads, cpu_quota, others_busy, usable_cores
+from ldeq.threads import ThreadChoice, ThreadTuner, choose_threads, cpu_quota, limit_to_quota, others_busy, usable_cores
 
 
 @pytest.fixture
@@ -116,6 +116,27 @@ def test_the_users_number_of_threads_stands(trees: tuple[Path, Path], text: str,
     choice = choose_threads(*trees, {"OMP_NUM_THREADS": text})
     assert choice.count == count
     assert choice.fixed is (text in ("3", "12,2"))
+
+
+@pytest.mark.parametrize(
+    ("quota", "asked", "expected"),
+    [
+        ("max 100000", None, 6),
+        ("250000 100000", None, 2),
+        ("50000 100000", None, 1),
+        ("900000 100000", None, 6),
+        ("250000 100000", "5", 6),
+    ],
+)
+def test_a_training_takes_no_more_threads_than_its_container_has_cores(
+    trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, quota: str, asked: str | None, expected: int
+) -> None:
+    threads = [6]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    write(trees[0], cpu__max=quota)
+    limit_to_quota(*trees, {} if asked is None else {"OMP_NUM_THREADS": asked})
+    assert threads[-1] == expected
 
 
 def test_a_process_pinned_to_a_core_takes_one_thread(trees: tuple[Path, Path]) -> None:

@@ -18,6 +18,7 @@ from ..engine.weights import save_weights
 from ..files import saved_bytes, user_path, write_atomically
 from ..models import LDEQ, LDEQConfig
 from ..solvers import anderson, fixed_point
+from ..threads import limit_to_quota
 from .demo_folder import check_folder, prepare_folder
 
 # Side of the drawn pictures in pixels: half as much again as the crop, so that turned and shifted crops stay sharp.
@@ -55,6 +56,7 @@ class Demo:
         out = user_path(self.out)
         settings = self._settings(out / "run")
         check_folder(out, (WEIGHTS, *CAPTIONS))
+        limit_to_quota()
         trainer = Trainer(settings, console)
         console.say(
             f"LDEQ tiny: {sum(p.numel() for p in trainer.model.parameters()) / 1e6:.2f} M parameters, "

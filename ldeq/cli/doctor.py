@@ -79,7 +79,7 @@ def examine() -> dict[str, dict[str, Any]]:
 
 
 def _threads() -> str:
-    sleep = choose_waiting(os.environ).policy == "passive" or threads_sleep(os.environ)
+    sleep = choose_waiting(os.environ).value == "passive" or threads_sleep(os.environ)
     engine = choose_engine(resolve_device("auto"))[0]
     choice = choose_threads(gives_way=sleep and engine == "onnxruntime")
     return f"{choice.count} of {os.cpu_count()} cores for predict, video, webcam and eval: {choice.reason}"

@@ -14,6 +14,7 @@ from ..engine.device import resolve_device
 from ..engine.distributed import process_group
 from ..engine.settings import SettingsError, is_dump, read
 from ..files import user_path
+from ..threads import limit_to_quota
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Train:
         if self.amp:
             settings = replace(settings, run=replace(settings.run, amp=self.amp))
         check_run_folder(user_path(settings.run.out))
+        limit_to_quota()
         with process_group(resolve_device(settings.run.device)):
             trainer = Trainer(settings)
             trainer.fit(self.resume, self.allow_changes)
