@@ -1,4 +1,4 @@
-"""Loss, learning rate, optimizer and moving average of a training run, and the optimizer's state as named tensors."""
+"""Learning rate, optimizer and moving average of a training run, and the optimizer's state as named tensors."""
 
 from __future__ import annotations
 
@@ -9,54 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data import Layout
 from .settings import OptimSettings, TrainSettings
-
-
-def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean over everything but x and y of `(..., K, 2)`: ``"l1"`` of |dx| and |dy|, ``"l2"`` of the Euclidean distance.
-
-    Here and in the other losses, landmarks whose label is NaN are in no mean.
-    """
-    error, known = _error(predicted, target)
-    return _mean(error.abs().mean(-1) if kind == "l1" else _length(error), known)
-
-
-def flicker_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean Euclidean change of the error between consecutive frames, of sequences `(B, T, K, 2)`.
-
-    What NMF measures (Micaelli et al., CVPR 2023, section 5), without its squares: an outlier does not rule a batch.
-    """
-    error, known = _error(predicted, target)
-    return _mean(_length(error[:, 1:] - error[:, :-1]), known[:, 1:] & known[:, :-1])
-
-
-def opening_loss(predicted: Tensor, target: Tensor, layout: Layout) -> Tensor:
-    """Mean Euclidean error of the ways from upper to lower lids and lips, of landmarks `(..., K, 2)`.
-
-    An eye that is drawn open over closed lids errs by little in each landmark and by much in this.
-    """
-    pairs = [pair for o in layout.openings.values() for pair in zip(o.upper[1:-1], o.lower[1:-1], strict=True)]
-    if not pairs:
-        return predicted.new_zeros(())
-    upper, lower = (list(side) for side in zip(*pairs, strict=True))
-    error, known = _error(predicted, target)
-    return _mean(_length(error[..., upper, :] - error[..., lower, :]), known[..., upper] & known[..., lower])
-
-
-def _error(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The error `(..., K, 2)`, 0 where there is no label, and where there is one, `(..., K)`."""
-    known = target.isfinite().all(-1)
-    return torch.where(known[..., None], predicted - target, 0.0), known
-
-
-def _mean(values: Tensor, known: Tensor) -> Tensor:
-    return (values * known).sum() / known.sum().clamp(min=1)
-
-
-def _length(vectors: Tensor) -> Tensor:
-    # sqrt has no finite slope at 0; 1e-12 is the square of a millionth of a unit crop.
-    return (vectors.square().sum(-1) + 1e-12).sqrt()
 
 
 def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
@@ -71,6 +24,14 @@ def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> f
     if step < warm:
         return optim.lr * (step + 1) / warm
     return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def budget_of(settings: TrainSettings, step: int) -> int | None:
+    """Evaluations of a step's forward solve, None for the model's own; of the step alone, so that a resume needs no state."""
+    if not settings.optim.stochastic_iter:
+        return None
+    generator = torch.Generator().manual_seed(settings.run.seed * 1_000_000 + step)
+    return int(torch.randint(1, settings.model.max_iter + 1, (), generator=generator))
 
 
 def make_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:

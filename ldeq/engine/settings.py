@@ -70,8 +70,15 @@ class OptimSettings:
     """Largest norm of the gradient; 0 switches clipping off."""
     ema: float = 0.998
     """Decay of the weights' moving average, which is what is evaluated and shipped; 0 switches it off."""
-    loss: Literal["l1", "l2"] = "l1"
-    """On soft-argmax coordinates in unit crop coordinates: mean |dx| + |dy| over 2, or mean Euclidean distance."""
+    loss: Literal["l1", "l2", "wing", "adaptive_wing", "structured"] = "l1"
+    """On landmarks in unit crop coordinates: mean |dx| + |dy| over 2, mean Euclidean distance, or the Wing loss. On heatmaps,
+    without soft-argmax: the adaptive Wing loss, or the smooth hinge of structured prediction. See `ldeq.engine.losses`."""
+    sigma: float = 1.0
+    """Deviation of the Gaussian that a loss on heatmaps compares them with, in pixels of the heatmap."""
+    margin: float = 1.0
+    """Of the loss ``structured``, for an error of the heatmap's whole side; 0 makes it the cross entropy."""
+    stochastic_iter: bool = False
+    """Draw the budget of every step's forward solve from 1 to `model.max_iter`."""
     openings: float = 0.0
     """Weight of the error of openings beside `loss`: of the way between facing landmarks of the lids and of the inner lips."""
     flicker: float = 0.0
@@ -124,6 +131,12 @@ class TrainSettings:
             raise SettingsError(
                 "data.sequence makes its frames anew and crops by landmarks; leave out data.cache and data.crop"
             )
+        if self.data.sequence and self.optim.loss in ("adaptive_wing", "structured"):
+            raise SettingsError(
+                f"optim.loss {self.optim.loss} compares the heatmaps of single photos; with data.sequence take l1, l2 or wing"
+            )
+        if self.data.sequence and self.optim.stochastic_iter:
+            raise SettingsError("optim.stochastic_iter is for single photos; leave it out with data.sequence")
         if self.optim.flicker and not self.data.sequence:
             raise SettingsError("optim.flicker compares frames; set data.sequence, for example to 5")
 

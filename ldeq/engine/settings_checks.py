@@ -37,6 +37,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.gamma": (0, 1e6),
     "optim.clip": (0, 1e12),
     "optim.ema": (0, 1),
+    "optim.sigma": (0, 1e6),
+    "optim.margin": (0, 1e6),
     "optim.openings": (0, 1e12),
     "optim.flicker": (0, 1e12),
     "run.epochs": (1, 10**7),
@@ -50,7 +52,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 # Of these the bound itself is excluded.
-_ABOVE = ("optim.lr", "optim.gamma")
+_ABOVE = ("optim.lr", "optim.gamma", "optim.sigma")
 _BELOW = ("optim.ema",)
 
 CLOSE = 0.65

@@ -18,7 +18,8 @@ from ..models.sequence import WarmStarts
 from ..solvers import Status
 from .device import autocast, memory_mb
 from .distributed import mean_over_processes
-from .optimization import flicker_loss, landmark_loss, make_optimizer, moving_average, opening_loss
+from .losses import training_loss
+from .optimization import make_optimizer, moving_average
 from .settings import TrainSettings
 
 
@@ -52,7 +53,7 @@ class TrainingStep:
         self._buffers = list(model.buffers())
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
-    def __call__(self, item: dict[str, Any], lr: float) -> dict[str, float]:
+    def __call__(self, item: dict[str, Any], lr: float, budget: int | None = None) -> dict[str, float]:
         """Takes a step on a batch.
 
         A step whose loss or gradient is not finite leaves everything as it was: weights, optimizer, moving average, and the
@@ -61,6 +62,7 @@ class TrainingStep:
         Args:
             item: a batch of `TrainingData`.
             lr: its learning rate.
+            budget: evaluations of its forward solve; the model's own if None.
 
         Returns:
             the figures of the step, means over this process's samples.
@@ -76,12 +78,8 @@ class TrainingStep:
         if self._buffers:
             torch._foreach_copy_(self._buffers_before, self._buffers)
         with autocast(self.device, self.settings.run.amp):
-            out = self.parallel(images)
-        loss = landmark_loss(out.landmarks, target, optim.loss)
-        if optim.openings:
-            loss = loss + optim.openings * opening_loss(out.landmarks, target, self.layout)
-        if optim.flicker:
-            loss = loss + optim.flicker * flicker_loss(out.landmarks, target)
+            out = self.parallel(images) if budget is None else self.parallel(images, max_iter=budget)
+        loss = training_loss(out, target, self.layout, optim)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip if optim.clip else math.inf)

@@ -38,7 +38,7 @@ from .evaluate import Evaluation, evaluate, join
 from .interruption import StopRequest
 from .loading import LoaderError, dead_loaders_told
 from .model_size import check_size
-from .optimization import learning_rate, optimizer_tensors, restore_optimizer
+from .optimization import budget_of, learning_rate, optimizer_tensors, restore_optimizer
 from .report import worst_faces
 from .resume import check_changes
 from .run_lock import RunLock
@@ -166,7 +166,8 @@ class Trainer:
             for item in self.data.batches(self.epoch, self.step_in_epoch, pin=self.device.type == "cuda"):
                 if self.step == 0 and self.main:
                     self._draw("batch.png", partial(self._first_batch, item))
-                row = self.train_step(item, learning_rate(self.settings, self.step, self.steps_per_epoch))
+                lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
+                row = self.train_step(item, lr, budget_of(self.settings, self.step))
                 self._after_step(item, row)
                 if self.main:
                     live.update(self.step, row)

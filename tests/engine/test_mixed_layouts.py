@@ -16,7 +16,7 @@ from ldeq.data.shared import SharedLandmarks
 from ldeq.data.synthetic import SyntheticFaces
 from ldeq.engine import TrainSettings
 from ldeq.engine.console import Console
-from ldeq.engine.optimization import flicker_loss, landmark_loss, opening_loss
+from ldeq.engine.losses import flicker_loss, landmark_loss, opening_loss
 from ldeq.engine.settings import SettingsError
 from ldeq.engine.train import Trainer
 from ldeq.engine.training_data import TrainingData
@@ -75,7 +75,7 @@ def test_no_loss_and_no_gradient_come_from_landmarks_without_a_label() -> None:
     partial = target.clone()
     partial[:, :, unknown] = torch.nan
     rest = [k for k in range(68) if k not in unknown]
-    for kind in ("l1", "l2"):
+    for kind in ("l1", "l2", "wing"):
         found = landmark_loss(predicted, partial, kind)
         assert float(found.detach()) == pytest.approx(
             float(landmark_loss(predicted[:, :, rest], target[:, :, rest], kind).detach()), rel=1e-5

@@ -10,14 +10,8 @@ import torch
 
 from ldeq.data import IBUG68, WFLW98, Layout
 from ldeq.engine import TrainSettings
-from ldeq.engine.optimization import (
-    flicker_loss,
-    landmark_loss,
-    learning_rate,
-    make_optimizer,
-    moving_average,
-    opening_loss,
-)
+from ldeq.engine.losses import flicker_loss, landmark_loss, opening_loss
+from ldeq.engine.optimization import learning_rate, make_optimizer, moving_average
 from ldeq.engine.step import TrainingStep
 from ldeq.models import LDEQ
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldeq.engine import Trainer, TrainSettings
-from ldeq.engine import step as step_module
+from ldeq.engine import Trainer, TrainSettings, losses
 from ldeq.engine.console import Console
 from ldeq.engine.convergence import ConvergenceWatch
-from ldeq.engine.optimization import landmark_loss, optimizer_tensors
+from ldeq.engine.losses import landmark_loss
+from ldeq.engine.optimization import optimizer_tensors
 
 Make = Callable[..., TrainSettings]
 
@@ -43,7 +43,7 @@ def test_a_skipped_step_leaves_weights_statistics_optimizer_and_average_as_they_
         loss = landmark_loss(predicted, target, kind)
         return loss * float("nan") if poison == "loss" else BadSlope.apply(loss)
 
-    monkeypatch.setattr(step_module, "landmark_loss", poisoned)
+    monkeypatch.setattr(losses, "landmark_loss", poisoned)
     row = trainer.train_step(item, 1e-3)
     assert row["skipped_steps"] == 1
     after = everything(trainer)
@@ -84,7 +84,7 @@ def test_a_cell_that_cannot_converge_is_told_once_with_what_to_try(
     trainer = Trainer(make_settings(epochs=110, optim={"lr": 1e-5, "ema": 0.0}, log_every=1000, save_every=1000, data=data))
     step = trainer.train_step
 
-    def spoiled(item: dict[str, Any], lr: float) -> dict[str, float]:
+    def spoiled(item: dict[str, Any], lr: float, budget: int | None) -> dict[str, float]:
         # What the figures of such a cell are; a run with one takes minutes.
         return {**figures, "converged": 0.0, "residual": {"dropout": 0.4, "expanding": 30.0}[fault]}
 

@@ -22,10 +22,19 @@ from torch import Tensor
 
 from ldeq.data import open_faces, write_image
 from ldeq.data.clips import usable
-from ldeq.engine import CheckpointError, SettingsError, Trainer, TrainingError, TrainSettings, checkpoint, load_pretrained
-from ldeq.engine import step as step_module
+from ldeq.engine import (
+    CheckpointError,
+    SettingsError,
+    Trainer,
+    TrainingError,
+    TrainSettings,
+    checkpoint,
+    load_pretrained,
+    losses,
+)
 from ldeq.engine.console import Console
-from ldeq.engine.optimization import flicker_loss, landmark_loss, learning_rate, moving_average
+from ldeq.engine.losses import flicker_loss, landmark_loss
+from ldeq.engine.optimization import learning_rate, moving_average
 from ldeq.engine.settings import to_mapping
 
 Make = Callable[..., TrainSettings]
@@ -173,14 +182,14 @@ def test_one_non_finite_step_is_skipped_and_leaves_the_weights_finite(
         calls.append(1)
         return landmark_loss(predicted, target, kind) * (float("nan") if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(step_module, "landmark_loss", poisoned)
+    monkeypatch.setattr(losses, "landmark_loss", poisoned)
     Trainer(make_settings(), Console(False)).fit(None)
     assert all(torch.isfinite(t).all() for t in final_tensors(tmp_path / "run").values() if t.is_floating_point())
     assert [r["skipped_steps"] for r in log_rows(tmp_path / "run") if "loss" in r][:4] == [0.0, 0.0, 1.0, 0.0]
 
 
 def test_a_loss_that_stays_non_finite_ends_with_advice(make_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_module, "landmark_loss", lambda p, t, k: p.sum() * float("nan"))
+    monkeypatch.setattr(losses, "landmark_loss", lambda p, t, k: p.sum() * float("nan"))
     with pytest.raises(TrainingError, match=r"not finite for 20 steps in a row; lower optim\.lr"):
         Trainer(make_settings(epochs=10), Console(False)).fit(None)
 
