@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .errors import LdeqError
-from .startup import quiet_interruption
+from .startup import is_program
 from .waiting import apply_waiting
 
 # torch reads this when it is loaded.
 apply_waiting(sys.orig_argv, sys.argv, os.environ)
 
-with quiet_interruption():
+# A library defines its operators when it is imported. The program answers `--help` first: its commands load torch.
+if TYPE_CHECKING or not is_program(sys.argv, sys.orig_argv):
     from . import ops, solvers
     from .implicit import DEQ
     from .models import LDEQ, LDEQConfig
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DEQ", "LDEQ", "Face", "LDEQConfig", "Landmarker", "LdeqError", "__version__", "ops", "show_config", "solvers"]
 
-_LATER = {"Face": "face", "Landmarker": "landmarker"}
+_LATER = {
+    "DEQ": "implicit",
+    "LDEQ": "models",
+    "LDEQConfig": "models",
+    "Face": "face",
+    "Landmarker": "landmarker",
+    "show_config": "ops.library",
+}
 """Name -> the module that defines it."""
 
-_MODULES = ("cli", "data", "detection", "engine", "face", "landmarker", "metrics", "video")
+_MODULES = ("cli", "data", "detection", "engine", "face", "landmarker", "metrics", "ops", "solvers", "video")
 
 
 def __getattr__(name: str) -> Any:

@@ -96,7 +96,7 @@ def test_it_is_set_before_torch_reads_it(name: str, expected: str, tmp_path: Pat
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == 'torch': print(os.environ.get({LOOKS!r}))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "import ldeq\n"
+        "import ldeq.ops\n"
     )
     environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     command = [sys.executable, str(program), "train"]

@@ -78,7 +78,7 @@ def _default(value: str) -> str:
 def _options(name: str) -> str:
     """What a command's class in ldeq.cli says of itself, and a table of its options; the same that ``--help`` shows."""
     module, _, kind = name.rpartition(".")
-    command = griffe.load(f"ldeq.cli.{module}", search_paths=[str(ROOT)])[kind]
+    command = griffe.load(f"ldeq.cli.arguments.{module}", search_paths=[str(ROOT)])[f"{kind}Arguments"]
     rows = []
     for field in command.attributes.values():
         if field.docstring is None and field.value is None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,6 +17,7 @@ from ..engine import SettingsError
 from ..engine.device import resolve_device
 from ..ops import BackendError, available_backends, softargmax, use_backend
 from ..solvers import anderson, fixed_point
+from .arguments.bench import BenchArguments
 from .timing import copy_bandwidth, machine, paired
 
 # LDEQ's heatmaps and Anderson's history.
@@ -40,21 +41,7 @@ class Case:
     """Steps that one run takes: times are told per step."""
 
 
-@dataclass
-class Bench:
-    """Time the solvers and operators on this machine, in less than a minute."""
-
-    batch: int = 4
-    """Samples, each with 98 heatmaps of 64 x 64."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the heatmaps and of the state."""
-    device: str = "auto"
-    """``auto``, ``cpu`` or ``cuda``."""
-    rounds: int = 7
-    """Measured rounds; every backend runs once in each."""
-    json: bool = False
-    """Print JSON."""
-
+class Bench(BenchArguments):
     def run(self) -> int:
         if self.batch < 1 or self.rounds < 1:
             raise SettingsError(f"batch and rounds must be >= 1, got {self.batch} and {self.rounds}")

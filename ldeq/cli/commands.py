@@ -6,33 +6,33 @@ from typing import Annotated
 
 import tyro
 
-from .bench import Bench
-from .calibrate import Calibrate
-from .convert import Convert
-from .data import Data
-from .demo import Demo
-from .doctor import Doctor
-from .evaluate import Eval
-from .export import Export
-from .predict import Predict
-from .score import Score
-from .train import Train
-from .video import Video, Webcam
-from .web import Web
+from .arguments.bench import BenchArguments
+from .arguments.calibrate import CalibrateArguments
+from .arguments.convert import ConvertArguments
+from .arguments.data import DataArguments
+from .arguments.demo import DemoArguments
+from .arguments.doctor import DoctorArguments
+from .arguments.evaluate import EvalArguments
+from .arguments.export import ExportArguments
+from .arguments.predict import PredictArguments
+from .arguments.score import ScoreArguments
+from .arguments.train import TrainArguments
+from .arguments.video import VideoArguments, WebcamArguments
+from .arguments.web import WebArguments
 
 Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Eval, tyro.conf.subcommand("eval")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Video, tyro.conf.subcommand("video")]
-    | Annotated[Webcam, tyro.conf.subcommand("webcam")]
-    | Annotated[Score, tyro.conf.subcommand("score")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Web, tyro.conf.subcommand("web")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    | Annotated[Data, tyro.conf.subcommand("data")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    Annotated[DemoArguments, tyro.conf.subcommand("demo")]
+    | Annotated[TrainArguments, tyro.conf.subcommand("train")]
+    | Annotated[EvalArguments, tyro.conf.subcommand("eval")]
+    | Annotated[PredictArguments, tyro.conf.subcommand("predict")]
+    | Annotated[VideoArguments, tyro.conf.subcommand("video")]
+    | Annotated[WebcamArguments, tyro.conf.subcommand("webcam")]
+    | Annotated[ScoreArguments, tyro.conf.subcommand("score")]
+    | Annotated[ExportArguments, tyro.conf.subcommand("export")]
+    | Annotated[CalibrateArguments, tyro.conf.subcommand("calibrate")]
+    | Annotated[ConvertArguments, tyro.conf.subcommand("convert")]
+    | Annotated[WebArguments, tyro.conf.subcommand("web")]
+    | Annotated[DoctorArguments, tyro.conf.subcommand("doctor")]
+    | Annotated[DataArguments, tyro.conf.subcommand("data")]
+    | Annotated[BenchArguments, tyro.conf.subcommand("bench")]
 )

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from ..data import get_layout
 from ..engine.published import LICENCE, read_published
@@ -15,25 +10,11 @@ from ..engine.settings import SettingsError
 from ..engine.weights import save_weights
 from ..files import user_path
 from ..models import LDEQ
+from .arguments.convert import ConvertArguments
 from .outputs import Outputs
 
 
-@dataclass
-class Convert:
-    """Turn a checkpoint of the paper's release into weights that every command takes. Nothing in the file is executed.
-
-    Example: ldeq convert final.pth.tar --out ldeq-wflw.safetensors
-    """
-
-    checkpoint: tyro.conf.Positional[Path]
-    """The published file, such as final.pth.tar."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Where the weights go; beside the checkpoint, as NAME.safetensors, if absent. A file that exists is never replaced."""
-    variant: Literal["stills", "video"] | None = None
-    """Which of the two published models it is, if the arguments in the file do not tell."""
-    ignore: Annotated[list[str], tyro.conf.arg(metavar="NAME")] = field(default_factory=list)
-    """Tensors of the file that hold no weights and are left out."""
-
+class Convert(ConvertArguments):
     def run(self) -> int:
         source = user_path(self.checkpoint)
         target = self.out or source.with_name(source.name.split(".")[0] + ".safetensors")

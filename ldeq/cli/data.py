@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from ..data import DataError, Faces, check, open_faces, write_wflw
 from ..data.clips import make_clips
 from ..data.sources import is_video_spec, open_videos, source_folder
 from ..engine.console import Console
 from ..files import write_atomically
+from .arguments.data import DataCheckArguments, MakeClipsArguments, MakeFacesArguments
 from .outputs import Outputs
 from .signature import write_picture
 
 
-@dataclass
-class DataCheck:
-    """Decode every picture of a data set, judge its labels, draw a contact sheet.
-
-    Example: ldeq data check wflw ~/WFLW --split test --sheet sheet.png
-    """
-
-    kind: tyro.conf.Positional[str]
-    """300w, wflw, hih, wflw-v or synthetic; or all in one, as in wflw:~/WFLW#test."""
-    folder: tyro.conf.Positional[str | None] = None
-    """Where it lies (synthetic: how many)."""
-    split: str | None = None
-    """The split; ``train`` by default, for wflw-v ``all``."""
-    sheet: Path | None = None
-    """Picture with a sample of faces and their landmarks drawn."""
-    samples: Annotated[int, tyro.conf.arg(metavar="N")] = 30
-    """Faces on the sheet."""
-    json: Path | None = None
-    """Where the findings go as JSON."""
-
+class DataCheck(DataCheckArguments):
     def run(self) -> int:
         spec = f"{self.kind}:{self.folder}" if self.folder else self.kind
         # Of a video every frame is decoded, and the middle one is judged.
@@ -62,22 +39,7 @@ class DataCheck:
             outputs.file("--json", self.json)
 
 
-@dataclass
-class MakeFaces:
-    """Draw synthetic faces into a folder, in WFLW's own layout: pictures, 98 landmarks, rectangle, attributes.
-
-    Example: ldeq data make-faces ~/faces --count 1000 --seed 1, then use it as wflw:~/faces
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """Where they go; it must not hold a data set already."""
-    count: int = 1000
-    """Faces of the train list; the test list gets a fifth of that, from another seed."""
-    seed: int = 0
-    """Another seed draws other faces."""
-    size: int = 256
-    """Side of the pictures in pixels."""
-
+class MakeFaces(MakeFacesArguments):
     def run(self) -> int:
         folder = Outputs().new_folder("FOLDER", self.folder)
         total = 0
@@ -90,31 +52,7 @@ class MakeFaces:
         return 0
 
 
-@dataclass
-class MakeClips:
-    """Move labelled photos: clips of speaking, blinking, turning faces with exact landmarks, in the layout of WFLW-V.
-
-    Example: ldeq data make-clips --data 300w:~/300w#helen-test --out ~/clips, then use it as wflw-v:~/clips
-    """
-
-    data: str
-    """The photos: 300w:FOLDER#helen-test, wflw:FOLDER#test."""
-    out: Path
-    """Where the clips go; a new or empty folder."""
-    easy: int = 50
-    """Clips with calm motion and good light."""
-    hard: int = 50
-    """Clips with fast motion, things before the face, blur, noise and changing light."""
-    seed: int = 0
-    """Another seed makes other motion, noise and things before the face."""
-    part: Literal["tune", "test", "all"] = "test"
-    """Photos to use: ``tune`` and ``test`` show different people, so that filters are tuned on others than those that
-    judge them."""
-    frames: int | None = None
-    """Frames of every clip; 110 to 150 by default."""
-    noise: bool = True
-    """Noise of the sensor; without it the clips are otherwise the same."""
-
+class MakeClips(MakeClipsArguments):
     def run(self) -> int:
         Outputs().new_folder("--out", self.out)
         faces, console = open_faces(self.data, "test"), Console()
@@ -123,17 +61,3 @@ class MakeClips:
         print(f"wrote {self.easy} easy and {self.hard} hard clips, described in {about}")
         print(f"score a model on them with: ldeq eval MODEL --data wflw-v:{self.out} --split hard")
         return 0
-
-
-@dataclass
-class Data:
-    """Look at data sets, and make one."""
-
-    command: (
-        Annotated[DataCheck, tyro.conf.subcommand("check")]
-        | Annotated[MakeFaces, tyro.conf.subcommand("make-faces")]
-        | Annotated[MakeClips, tyro.conf.subcommand("make-clips")]
-    )
-
-    def run(self) -> int:
-        return self.command.run()

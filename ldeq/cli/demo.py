@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from ..files import saved_bytes, user_path, write_atomically
 from ..models import LDEQ, LDEQConfig
 from ..solvers import anderson, fixed_point
 from ..threads import limit_to_quota
+from .arguments.demo import DemoArguments
 from .demo_folder import check_folder, prepare_folder
 
 # Side of the drawn pictures in pixels: half as much again as the crop, so that turned and shifted crops stay sharp.
@@ -35,21 +35,7 @@ CAPTIONS = {
 }
 
 
-@dataclass
-class Demo:
-    """Train a tiny model on drawn faces, score it on others, and leave pictures to look at. Downloads nothing."""
-
-    out: Path = Path("demo")
-    """Folder for pictures and weights."""
-    faces: int = 1200
-    """Faces to train on."""
-    test_faces: int = 300
-    """Faces to score on, drawn from another seed."""
-    epochs: int = 11
-    """Passes over the training faces."""
-    seed: int = 0
-    """Of the drawn faces and the first weights; the same seed gives the same model."""
-
+class Demo(DemoArguments):
     def run(self) -> int:
         begin = time.perf_counter()
         console = Console()

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,10 @@ from ..threads import choose_threads
 from ..video.encoders import choose_encoder
 from ..video.reading import DEFAULT_RATE, VideoError, require_av
 from ..waiting import choose_waiting, threads_sleep
+from .arguments.doctor import DoctorArguments
 
 
-@dataclass
-class Doctor:
-    """Say what this installation can do, and why not where it cannot."""
-
-    json: bool = False
-    """Print JSON."""
-
+class Doctor(DoctorArguments):
     def run(self) -> int:
         findings = examine()
         if self.json:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from ..data import crop_box, open_faces, warp
@@ -15,30 +13,14 @@ from ..data.crop import crop_matrix
 from ..engine.settings import SettingsError
 from ..engine.weights import Pretrained, find_weights, load_pretrained
 from ..export import TOLERANCE, Agreement, checked_evaluations, export_onnx, export_torch, need, verify_onnx, verify_torch
+from .arguments.export import ExportArguments
 from .outputs import Outputs
 
 DRAWN = 16
 """Faces that --verify draws."""
 
 
-@dataclass
-class Export:
-    """Write a model for other runtimes: ONNX, or a program of torch.export.
-
-    Example: ldeq export small-68 --onnx small-68.onnx --verify
-    """
-
-    model: tyro.conf.Positional[str] = "small-68"
-    """A shipped model or a ``.safetensors`` file."""
-    onnx: Path | None = None
-    """Where the ONNX file (opset 18) goes."""
-    torch_export: Path | None = None
-    """Where the program of torch.export goes, a ``.pt2`` file."""
-    evaluations: int | None = None
-    """Cell evaluations in each run; by default those of the model's full solve. Use 1 for video."""
-    verify: bool = False
-    """Run what was written on drawn faces and compare it with PyTorch."""
-
+class Export(ExportArguments):
     def run(self) -> int:
         targets = {"--onnx": self.onnx, "--torch-export": self.torch_export}
         if not any(targets.values()):

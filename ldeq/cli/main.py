@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ArgumentError, LdeqError
+from ..startup import quiet_interruption
 
 # The exit status after an error that was told in a sentence.
 FAILED = 2
@@ -67,7 +68,6 @@ def _run(arguments: list[str]) -> int:
             raise ArgumentError("an argument is empty; is a variable of the shell not set?")
         if "\0" in argument:
             raise ArgumentError(f"the argument {argument!r} holds a NUL character; remove it")
-    # Imported here, so that Ctrl-C while OpenCV is loaded ends in a sentence, too.
     import tyro
 
     from .commands import Command
@@ -79,6 +79,9 @@ def _run(arguments: list[str]) -> int:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    # torch takes seconds to load, and the reader of the arguments does without it.
+    with quiet_interruption():
+        from .. import models  # noqa: F401
     return command.run()
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from ..engine.settings import SettingsError
 from ..files import user_path, write_atomically
@@ -15,38 +13,14 @@ from ..inputs import checked_rate
 from ..video.reading import VideoReader
 from ..video.scoring import score_track, table, write_page
 from ..video.track_files import Track, read_track
+from .arguments.score import ScoreArguments
 from .outputs import Outputs
 
 # If neither a file, a video nor --fps says it.
 USUAL_RATE = 25.0
 
 
-@dataclass
-class Score:
-    """Judge the landmarks of any tracker: how steady, how late and, with labels, how right they are.
-
-    Example: ldeq score ours.csv openface.csv --truth labels.npy --report report.html
-    """
-
-    tracks: tyro.conf.Positional[list[Path]]
-    """Files of `ldeq video` (CSV or JSON), OpenFace's CSV, tables with the columns frame, x_0, y_0, ..., or .npy (T, K, 2)."""
-    video: Path | None = None
-    """The video, for its frame rate and the size of its frames."""
-    truth: Path | None = None
-    """Labels of the same landmarks, in any of these formats."""
-    raw: Path | None = None
-    """The track without a filter: against it the lag is measured if there is no truth."""
-    face: str | None = None
-    """Which face of files that hold several; the one in the most frames if absent."""
-    fps: float | None = None
-    """Frames a second; by default that of the video, else what the file says, else 25."""
-    fractions: bool = False
-    """Coordinates are fractions of the picture, as MediaPipe gives them; needs --video."""
-    report: Path | None = None
-    """Where a page with the table and plots goes: .html."""
-    json: Path | None = None
-    """Where the figures go as JSON."""
-
+class Score(ScoreArguments):
     def run(self) -> int:
         if not self.tracks:
             raise SettingsError("nothing to score: name a file of landmarks")

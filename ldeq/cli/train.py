@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from ..engine import Trainer
 from ..engine.checkpoint import checkpoints
@@ -15,27 +12,10 @@ from ..engine.distributed import process_group
 from ..engine.settings import SettingsError, is_dump, read
 from ..files import user_path
 from ..threads import limit_to_quota
+from .arguments.train import TrainArguments
 
 
-@dataclass
-class Train:
-    """Train a model as a YAML file says. Under torchrun every process takes a share of each batch.
-
-    Example: ldeq train config.yaml --set optim.lr=5e-4 --set run.epochs=20 --resume auto
-    """
-
-    config: tyro.conf.Positional[Path]
-    """The YAML file with the settings (docs/training.md); an unknown one is an error that names the nearest."""
-    set: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE"), tyro.conf.UseAppendAction] = field(default_factory=list)
-    """Overrides a setting, as in optim.lr=5e-4; may be repeated."""
-    resume: str | None = None
-    """``auto`` for the newest checkpoint in run.out, or the path of a checkpoint, or the name of one in run.out. Without it
-    a folder that holds checkpoints is refused."""
-    allow_changes: bool = False
-    """With --resume: go on although settings changed that change the run's course, such as the learning rate."""
-    amp: Literal["off", "bf16"] | None = None
-    """Short for --set run.amp=..."""
-
+class Train(TrainArguments):
     def run(self) -> int:
         settings = read(self.config, self.set)
         if self.amp:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from ..engine.console import Console
@@ -22,6 +19,7 @@ from ..video.drawing import Comparison
 from ..video.reading import VideoError, VideoFrame, VideoReader
 from ..video.sources import PictureSequence, camera_rate, open_video
 from ..video.writing import VideoWriter
+from .arguments.video import VideoArguments, WebcamArguments
 from .following import Pipeline, Run, Sink, check_places, counted, progress_of
 from .predict import parse_box
 
@@ -29,58 +27,36 @@ from .predict import parse_box
 INTERRUPTED = 130
 
 
-@dataclass
-class Video:
-    """Follow the faces of a video without flicker.
-
-    Example: ldeq video in.mp4 -o out.mp4 --compare
-    """
-
-    video: tyro.conf.Positional[str]
-    """A video file or address; or pictures: a folder, a pattern such as 'frames/*.png', or numbered ones, frames/%04d.png."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Where the video with its landmarks goes: .mp4, .m4v, .mov or .mkv; the sound goes along."""
-    json: Path | None = None
-    """Where landmarks go as JSON: time, number, points, deviations, box, reset of each face in each frame."""
-    csv: Path | None = None
-    """The same as CSV, a row a face."""
-    compare: bool = False
-    """Draw each frame alone on the left, RwR and its filter on the right, an eye enlarged, flicker below."""
-    fps: float | None = None
-    """Frames a second of pictures, 25 if absent; a video has its own."""
-    box: str | None = None
-    """x1,y1,x2,y2 in pixels of the first frame, tight around the landmarks, instead of the detector."""
-    pipeline: tyro.conf.OmitArgPrefixes[Pipeline] = field(default_factory=Pipeline)
-
+class Video(VideoArguments):
     def run(self) -> int:
         if not (self.out or self.json or self.csv):
             raise SettingsError("nothing to write: give -o out.mp4, --json or --csv")
         if self.compare and not self.out:
             raise SettingsError("--compare draws a video: give -o out.mp4")
-        reader = open_video(self.video, self.fps)
+        reader, pipeline = open_video(self.video, self.fps), Pipeline(**vars(self.pipeline))
         console = Console()
         try:
             with reader:
-                check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.pipeline, reader.files)
-                return self._follow(reader, console)
+                check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, pipeline, reader.files)
+                return self._follow(reader, pipeline, console)
         except KeyboardInterrupt:
             console.warn("ended at once")  # the sink has said where the frames are, if there are some
             return INTERRUPTED
 
-    def _follow(self, reader: VideoReader | PictureSequence, console: Console) -> int:
+    def _follow(self, reader: VideoReader | PictureSequence, pipeline: Pipeline, console: Console) -> int:
         box = parse_box(self.box)
-        landmarker = self.pipeline.load()
+        landmarker = pipeline.load()
         with ExitStack() as stack:
             rate = float(reader.rate)
             console.say(
                 f"{reader.shown}: {reader.width} x {reader.height}, {rate:.2f} frames/s; {landmarker.pretrained.name} on "
-                f"{next(landmarker.model.parameters()).device}, {self.pipeline.describe(landmarker)}"
+                f"{next(landmarker.model.parameters()).device}, {pipeline.describe(landmarker)}"
             )
-            streams = [self.pipeline.stream(landmarker, rate, box)]
+            streams = [pipeline.stream(landmarker, rate, box)]
             comparison = None
             if self.compare:
-                streams.append(self.pipeline.stream(landmarker, rate, box, plain=True))
-                titles = ("each frame alone", self.pipeline.describe(landmarker))
+                streams.append(pipeline.stream(landmarker, rate, box, plain=True))
+                titles = ("each frame alone", pipeline.describe(landmarker))
                 comparison = Comparison(reader.width, reader.height, landmarker.layout, titles)
             facts = {"source": reader.shown, "fps": rate}
             sink = stack.enter_context(Sink(self.json, self.csv, landmarker, facts, console))
@@ -116,36 +92,19 @@ class Video:
             return INTERRUPTED if stop.noted else 0
 
 
-@dataclass
-class Webcam:
-    """Follow the faces in front of a camera, and write what it sees.
-
-    Example: ldeq webcam -o out.mp4 --seconds 20. Ctrl-C ends it, and the file is whole.
-    """
-
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("webcam.mp4")
-    """Where the video with its landmarks goes."""
-    camera: int = 0
-    """Number of the camera."""
-    seconds: float | None = None
-    """How long; until Ctrl-C if absent."""
-    json: Path | None = None
-    """Where landmarks go as JSON."""
-    csv: Path | None = None
-    """The same as CSV."""
-    pipeline: tyro.conf.OmitArgPrefixes[Pipeline] = field(default_factory=Pipeline)
-
+class Webcam(WebcamArguments):
     def run(self) -> int:
         if self.seconds is not None and not self.seconds > 0:
             raise SettingsError(f"--seconds must be > 0, got {self.seconds}")
-        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, self.pipeline)
+        pipeline = Pipeline(**vars(self.pipeline))
+        check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, pipeline)
         console = Console()
         capture = cv2.VideoCapture(self.camera)
         if not capture.isOpened():
             raise VideoError(
                 f"there is no camera {self.camera}, or another program holds it; try --camera 1, or: ldeq video FILE"
             )
-        landmarker = self.pipeline.load()
+        landmarker = pipeline.load()
         rate, word = camera_rate(capture.get(cv2.CAP_PROP_FPS))
         if word:
             console.warn(word)
@@ -154,8 +113,8 @@ class Webcam:
             facts = {"source": f"camera {self.camera}", "fps": rate}
             sink = stack.enter_context(Sink(self.json, self.csv, landmarker, facts, console))
             stop = stack.enter_context(StopRequest(lambda: None))
-            run = Run([self.pipeline.stream(landmarker, rate, None)], sink, None, console, threads=landmarker.threads)
-            console.say(f"camera {self.camera}: {self.pipeline.describe(landmarker)}; Ctrl-C ends")
+            run = Run([pipeline.stream(landmarker, rate, None)], sink, None, console, threads=landmarker.threads)
+            console.say(f"camera {self.camera}: {pipeline.describe(landmarker)}; Ctrl-C ends")
             for frame in run.decoded(_camera_frames(capture)):
                 if sink.video is None:
                     height, width = frame.image.shape[:2]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
 
 from ..engine.settings import SettingsError
 from ..engine.weights import load_pretrained
@@ -14,30 +11,14 @@ from ..files import user_path
 from ..web import runtime
 from ..web.page import INSTALL, MARKER, build_page, check_folder, kept_runtime
 from ..web.server import PageServer
+from .arguments.web import WebArguments
 from .outputs import Outputs
 
 PORT = 8000
 """Where --serve listens."""
 
 
-@dataclass
-class Web:
-    """Make a page that shows flicker and its removal in a browser, with a camera, a file or drawn faces.
-
-    The page is a folder that works without a network, and nothing leaves the machine. Example: ldeq web --serve
-    """
-
-    out: tyro.conf.Positional[Path] = Path("ldeq-web")
-    """The folder: new, empty, or made by an earlier ldeq web."""
-    model: str = "small-68"
-    """A shipped model or a ``.safetensors`` file."""
-    onnxruntime_web: Path | None = None
-    """A folder with the npm package onnxruntime-web. If absent, npm fetches it, once, and its checksum is compared."""
-    serve: bool = False
-    """Serve the page to this machine alone, until Ctrl-C."""
-    port: int | None = None
-    """Port of --serve, 8000 if absent; 0 takes a free one."""
-
+class Web(WebArguments):
     def run(self) -> int:
         if self.port is not None and not self.serve:
             raise SettingsError("--port is of no use without --serve; add --serve")

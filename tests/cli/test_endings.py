@@ -121,7 +121,7 @@ def test_ctrl_c_while_torch_is_loaded_is_a_word_in_the_program_alone(start: str,
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
     script = tmp_path / "ldeq"
     script.write_text("import sys\nfrom ldeq.cli import main\nsys.exit(main())\n")
-    call = {"module": ["-m", "ldeq", "--version"], "script": [str(script), "--version"], "import": ["-c", "import ldeq"]}[start]
+    call = {"module": ["-m", "ldeq", "doctor"], "script": [str(script), "doctor"], "import": ["-c", "import ldeq"]}[start]
     places = os.pathsep.join([str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, *call], env={**os.environ, "PYTHONPATH": places}, cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -51,6 +51,34 @@ def test_every_public_name_is_there_when_it_is_asked_for() -> None:
     assert loaded_by("from ldeq import *; print(Landmarker.__name__, Face.__name__)") == "Landmarker Face"
 
 
+AS_PROGRAM = """
+import sys
+sys.argv = ['ldeq', *{words!r}]
+import ldeq.cli
+try:
+    status = ldeq.cli.main()
+except SystemExit as end:
+    status = end.code
+print('status', status, [name for name in ('torch', 'numpy', 'cv2', 'ldeq.engine') if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["predict", "--help"], ["data", "check", "--help"]], ids=" ".join)
+def test_help_does_not_wait_for_torch(words: list[str]) -> None:
+    assert loaded_by(AS_PROGRAM.format(words=words)).endswith("status 0 []")
+
+
+def test_the_program_finds_every_public_name_that_it_loads_late() -> None:
+    statement = "print(all(hasattr(ldeq, name) and name in dir(ldeq) for name in ldeq.__all__), 'torch' in sys.modules)"
+    early = "import sys; sys.argv = ['ldeq']; import ldeq; print('torch' in sys.modules)"
+    assert loaded_by(f"{early}; {statement}") == "False\nTrue True"
+
+
+def test_a_library_defines_its_operators_when_it_is_imported() -> None:
+    """An exported program of torch names them, and whoever loads it may touch nothing of ldeq."""
+    assert loaded_by("import ldeq, torch; print(torch.ops.ldeq.anderson_step.default)") == "ldeq.anderson_step.default"
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Landmaker'"):
         __import__("ldeq").Landmaker  # noqa: B018

@@ -1,0 +1,40 @@
+"""Arguments of ``ldeq score``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass
+class ScoreArguments:
+    """Judge the landmarks of any tracker: how steady, how late and, with labels, how right they are.
+
+    Example: ldeq score ours.csv openface.csv --truth labels.npy --report report.html
+    """
+
+    tracks: tyro.conf.Positional[list[Path]]
+    """Files of `ldeq video` (CSV or JSON), OpenFace's CSV, tables with the columns frame, x_0, y_0, ..., or .npy (T, K, 2)."""
+    video: Path | None = None
+    """The video, for its frame rate and the size of its frames."""
+    truth: Path | None = None
+    """Labels of the same landmarks, in any of these formats."""
+    raw: Path | None = None
+    """The track without a filter: against it the lag is measured if there is no truth."""
+    face: str | None = None
+    """Which face of files that hold several; the one in the most frames if absent."""
+    fps: float | None = None
+    """Frames a second; by default that of the video, else what the file says, else 25."""
+    fractions: bool = False
+    """Coordinates are fractions of the picture, as MediaPipe gives them; needs --video."""
+    report: Path | None = None
+    """Where a page with the table and plots goes: .html."""
+    json: Path | None = None
+    """Where the figures go as JSON."""
+
+    def run(self) -> int:
+        from ..score import Score
+
+        return Score(**vars(self)).run()
