@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..data import Layout
+from ..data.layouts import shared_indices
 from ..models import LDEQ
 from .settings import SettingsError
 from .weights import Pretrained
@@ -17,8 +20,9 @@ _HEAD = "deq.cell.head."
 def transfer(begin: Pretrained, model: LDEQ, layout: Layout) -> tuple[str, list[str]]:
     """Copies into a model what fits from another one.
 
-    With the same layout every weight is copied. With another one, the stem and the hourglass are, and of the cell's first
-    convolution the part that reads the picture's features; what belongs to single landmarks stays as it is.
+    With the same layout every weight is copied. With another one, the stem and the hourglass are, of the cell's first
+    convolution the part that reads the picture's features, and what belongs to landmarks that mean the same in both layouts.
+    What belongs to other landmarks stays as it is.
 
     Args:
         begin: the weights.
@@ -35,6 +39,7 @@ def transfer(begin: Pretrained, model: LDEQ, layout: Layout) -> tuple[str, list[
     if not same and begin.layout.name == layout.name:
         raise SettingsError(f"run.start and the data have different layouts of one name, {layout.name!r}; rename the data's")
     given, state = begin.model.state_dict(), model.state_dict()
+    shared = shared_indices(begin.layout, layout) or ((), ())
     left: list[str] = []
     copied = total = 0
     for name, target in state.items():
@@ -42,16 +47,16 @@ def transfer(begin: Pretrained, model: LDEQ, layout: Layout) -> tuple[str, list[
             continue
         total += target.numel()
         source = given.get(name)
-        part = None if source is None else _fitting(name, source, target, same, begin.layout.count, layout.count)
-        if part is None:
+        places = None if source is None else _places(name, source, target, same, shared, (begin.layout.count, layout.count))
+        if source is None or places is None:
             left.append(name)
             continue
-        source, place = part
+        taken, place = places
         with torch.no_grad():
-            place.copy_(source)
-        copied += place.numel()
-        if place.numel() < target.numel():
-            left.append(f"{name} (the heatmaps' part)")
+            target[place] = source[taken]
+        copied += target[place].numel()
+        if target[place].numel() < target.numel():
+            left.append(f"{name} (what belongs to other landmarks)")
     # Only what the number of landmarks decides may be left: two convolutions.
     other = [name for name in left if not name.startswith((_HEAD, _MIX))]
     if other or (same and left):
@@ -62,12 +67,37 @@ def transfer(begin: Pretrained, model: LDEQ, layout: Layout) -> tuple[str, list[
     return f"{copied} of {total}", left
 
 
-def _fitting(
-    name: str, source: torch.Tensor, target: torch.Tensor, same: bool, before: int, now: int
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The part of `source` that fits, and its place in `target`."""
-    if name == _MIX and not same:
-        source, target = source[:, before:], target[:, now:]
-    if source.shape != target.shape or (not same and name.startswith(_HEAD)):
+Indices = tuple[Any, ...]
+
+
+def _places(
+    name: str,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    same: bool,
+    shared: tuple[tuple[int, ...], tuple[int, ...]],
+    counts: tuple[int, int],
+) -> tuple[Indices, Indices] | None:
+    """Where in `source` the part lies that fits, and where in `target` it belongs.
+
+    Args:
+        name: of the tensor.
+        source: the given one.
+        target: the model's.
+        same: whether both models have one layout.
+        shared: indices of the landmarks that mean the same, in both layouts.
+        counts: of the landmarks of both.
+    """
+    if same or not name.startswith((_HEAD, _MIX)):
+        return ((...,), (...,)) if source.shape == target.shape else None
+    if name == _MIX:
+        if source.shape[1] - counts[0] != target.shape[1] - counts[1] or source.shape[0] != target.shape[0]:
+            return None
+        of_source, of_target = (
+            [*landmarks, *range(count, tensor.shape[1])]
+            for landmarks, count, tensor in zip(shared, counts, (source, target), strict=True)
+        )
+        return (slice(None), of_source), (slice(None), of_target)
+    if not shared[0] or source.shape[1:] != target.shape[1:]:
         return None
-    return source, target
+    return (list(shared[0]),), (list(shared[1]),)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from ldeq.data import LandmarkDataset, crop_box, crop_matrix, open_faces, warp
-from ldeq.data.layouts import IBUG68, WFLW98
+from ldeq.data import LandmarkDataset, Layout, crop_box, crop_matrix, open_faces, warp
+from ldeq.data.layouts import IBUG68, WFLW98, shared_indices
 from ldeq.engine import report
 from ldeq.engine.optimization import optimizer_tensors
 from ldeq.engine.run_lock import FolderInUse, RunLock
@@ -58,29 +58,45 @@ def test_a_folder_is_held_by_one_training_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("layout", [WFLW98, IBUG68])
-def test_a_start_from_other_weights_says_how_much_went_along(layout: Any) -> None:
+OWN = Layout("own", 5, (1, 0, 2, 4, 3), (0, 1), {})
+
+
+PAIRS = [(WFLW98, WFLW98), (WFLW98, IBUG68), (IBUG68, WFLW98), (IBUG68, OWN), (OWN, WFLW98)]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_a_start_from_other_weights_takes_what_means_the_same(first: Layout, second: Layout) -> None:
     small = {"image_size": 32, "width": 16, "depth": 1, "groups": 4}
     torch.manual_seed(0)
-    begin = LDEQ(LDEQConfig.tiny(landmarks=98, **small))
-    model = LDEQ(LDEQConfig.tiny(landmarks=layout.count, **small))
+    begin = LDEQ(LDEQConfig.tiny(landmarks=first.count, **small))
+    model = LDEQ(LDEQConfig.tiny(landmarks=second.count, **small))
+    for tensor in (*begin.parameters(), *model.parameters()):
+        tensor.data.normal_()  # no bias of both is zero
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    said, left = transfer(cast(Any, SimpleNamespace(model=begin, layout=WFLW98, name="begin")), model, layout)
+    said, left = transfer(cast(Any, SimpleNamespace(model=begin, layout=first, name="begin")), model, second)
     state, given = model.state_dict(), begin.state_dict()
+    head, bias, mix = "deq.cell.head.weight", "deq.cell.head.bias", "deq.cell.mix.0.weight"
+    by_landmark = {head, bias, mix}
     counted = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    copied = sum(v.numel() for k, v in counted.items() if given[k].shape == v.shape and torch.equal(v, given[k]))
-    if layout is WFLW98:
-        assert left == []
-    else:
-        assert any("(the heatmaps' part)" in name for name in left)
-        mix = "deq.cell.mix.0.weight"
-        assert torch.equal(state[mix][:, 68:], given[mix][:, 98:])
-        assert torch.equal(state[mix][:, :68], before[mix][:, :68])
-        copied += state[mix][:, 68:].numel()
-        copied -= sum(
-            v.numel() for k, v in counted.items() if k in left and torch.equal(v, given[k]) if v.shape == given[k].shape
-        )
+    copied = 0
+    for name, tensor in counted.items():
+        if name not in by_landmark:
+            assert torch.equal(tensor, given[name])
+            copied += tensor.numel()
+    assert torch.equal(state[mix][:, second.count :], given[mix][:, first.count :])
+    copied += state[mix][:, second.count :].numel()
+    ours, theirs = shared_indices(second, first) or ((), ())
+    for k in range(second.count):
+        if k in ours:
+            of = theirs[ours.index(k)]
+            assert torch.equal(state[head][k], given[head][of]) and state[bias][k] == given[bias][of]
+            assert torch.equal(state[mix][:, k], given[mix][:, of])
+            copied += state[head][k].numel() + 1 + state[mix][:, k].numel()
+        else:
+            assert torch.equal(state[head][k], before[head][k]) and state[bias][k] == before[bias][k]
+            assert torch.equal(state[mix][:, k], before[mix][:, k])
     assert said == f"{copied} of {sum(v.numel() for v in counted.values())}"
+    assert len(left) == (0 if len(ours) == second.count else 3)
 
 
 def test_the_worst_faces_come_first_each_with_half_of_its_size_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
