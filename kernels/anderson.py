@@ -93,6 +93,8 @@ def _drops_history(measurement, flag, norm, m):
     advanced = norm <= _STALL_FACTOR * mark
     stalled = tl.where(advanced, 0, tl.load(flag + STALLED) + 1)
     drops = ((tl.load(flag + MIXED) != 0) & (norm > _RESTART_FACTOR * lowest)) | (stalled >= _STALL_HISTORIES * m)
+    # Every thread has read what one of them writes now.
+    tl.debug_barrier()
     tl.store(measurement + LOWEST, tl.where(drops | (norm < lowest), norm, lowest))
     tl.store(measurement + MARK, tl.where(advanced | drops, norm, mark))
     tl.store(flag + STALLED, tl.where(drops, 0, stalled))
@@ -207,10 +209,12 @@ def anderson_decide(
             if SAFEGUARDS:
                 counts = counts & (_drops_history(measurement, flag, norm, m) == 0)
             counts = (counts | (i == 0)) & used
+            tl.debug_barrier()
             tl.store(flag + FLAGS + at, counts.to(tl.int64), mask=used)
             pairs = tl.sum(counts.to(tl.int32))
             matrix = gram + sample * m * m
             weights = _mixing_weights(matrix, row, counts, pairs, rows, tiles, columns, m, n, slot, ridge, N, SUM)
+            tl.debug_barrier()
             tl.store(matrix + slot * m + at, row, mask=used)
             tl.store(matrix + at * m + slot, row, mask=used)
             if SAFEGUARDS:

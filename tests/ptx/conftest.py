@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import budgets
+import launch_counts
 import nvcc
 import ptx_build
 import pytest
@@ -22,7 +23,7 @@ from ldeq.ops.softargmax.registration import register_derivatives
 
 # All types and architectures, or the part that every run of the tests can afford.
 KINDS = ("f32", "bf16", "f16", "f64") if budgets.FULL else ("f32",)
-ARCHITECTURES = ("90", "75") if budgets.FULL else ("90",)
+ARCHITECTURES = ("90", "75", "120") if budgets.FULL else ("90",)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,6 +35,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
     items[:] = [item for item in items if not left_out(item)]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in launch_counts.lines():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +55,7 @@ def host_library() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES, ids=lambda a: f"sm_{a}")
-def launcher(request: pytest.FixtureRequest, host_library: ModuleType) -> Launcher:
+def launcher(request: pytest.FixtureRequest, host_library: ModuleType) -> Iterator[Launcher]:
     """All kernels of one architecture, translated and compiled."""
     found, libraries = {}, {}
     for kind in KINDS:
@@ -58,7 +64,9 @@ def launcher(request: pytest.FixtureRequest, host_library: ModuleType) -> Launch
         for name, mangled in ptx_build.readable([k.name for k in kernels]).items():
             found[name] = next(k for k in kernels if k.name == mangled)
             libraries[name] = built
-    return Launcher(request.param, found, libraries)
+    launcher = Launcher(request.param, found, libraries)
+    yield launcher
+    launch_counts.note("nvcc", f"sm_{request.param}", launcher.launched)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "ptx_thread.h"
@@ -68,8 +69,7 @@ class Machine {
   u32 ulp = 0;  // how far the approximate instructions may be off
   const char* parameters = nullptr;
   std::vector<char> shared;
-  // By byte of shared memory, the last write and the last read.
-  std::vector<std::pair<Touch, Touch>> touched;
+  std::vector<Place> touched;  // by byte of shared memory
   u32 parameter_bytes = 0;
 
   void launch(const std::string& name, const Kernel& kernel, std::array<u32, 3> grid, u32 threads, const std::string& bytes,
@@ -83,12 +83,21 @@ class Machine {
     parameters = reinterpret_cast<const char*>(copy.data());
     parameter_bytes = bytes.size();
     prepare(threads);
+    pages_.clear();
     for (u32 z = 0; z < grid[2]; ++z)
       for (u32 y = 0; y < grid[1]; ++y)
         for (u32 x = first; x < grid[0]; ++x) run_block(kernel, {x, y, z}, grid, kernel.shared_bytes + dynamic);
   }
 
   void progressed() { idle_ = 0; }
+
+  // Of global memory, by two bytes: what this launch did there.
+  Place& seen(u64 address) {
+    auto& page = pages_[address / kPage];
+    if (!page) page.reset(new Place[kPage / kUnit]);
+    return page[address % kPage / kUnit];
+  }
+  static constexpr u64 kPage = 4096, kUnit = 2;
 
   // Lets the next fiber run.
   void yield(const Thread& self, int site) {
@@ -145,7 +154,7 @@ class Machine {
 
   void run_block(const Kernel& kernel, std::array<u32, 3> index, std::array<u32, 3> grid, u32 shared_bytes) {
     const u32 count = threads_.size();
-    Block block;
+    Block block{static_cast<int>((index[2] * grid[1] + index[1]) * grid[0] + index[0])};
     std::vector<Warp> warps(count / 32);
     shared.assign(shared_bytes, '\xff');  // NaN: what a kernel reads before it wrote it shows
     touched.assign(shared_bytes, {});
@@ -170,6 +179,7 @@ class Machine {
   std::deque<Fiber> fibers_;
   std::vector<Thread> threads_;
   std::vector<u32> live_;
+  std::unordered_map<u64, std::unique_ptr<Place[]>> pages_;
   size_t at_ = 0, idle_ = 0;
   jmp_buf home_;
 };
@@ -195,9 +205,11 @@ f32 Thread::approximate(f32 v) const {
 
 namespace {
 
-// Whether a barrier stands between what `before` says and what `now` does.
+// Whether a barrier stands between what `before` says and what `now` does. Between two blocks there is none.
 bool ordered(const Touch& before, const Touch& now) {
-  return before.thread == Touch::kNobody || before.thread == now.thread || before.block_epoch < now.block_epoch ||
+  if (before.thread == Touch::kNobody) return true;
+  if (before.block != now.block) return false;
+  return before.thread == now.thread || before.block_epoch < now.block_epoch ||
          (before.warp == now.warp && before.warp_epoch < now.warp_epoch);
 }
 
@@ -211,29 +223,40 @@ char* Thread::place(Space space, int site, u64 address, u32 bytes, const void* w
   }
   if (space == Space::shared) address = static_cast<u32>(address);
   if (address % bytes) fail(site, space == Space::shared ? "has a misaligned access of shared memory" : "has a misaligned access");
-  if (space == Space::global) {
-    if (!Memory::holds(address, bytes)) fail(site, write ? "writes where no tensor is" : "reads where no tensor is");
-    return reinterpret_cast<char*>(address);
-  }
-  if (address + bytes > machine->shared.size()) fail(site, "accesses shared memory past its end");
+  char* const there = space == Space::global ? reinterpret_cast<char*>(address) : machine->shared.data() + address;
+  if (space == Space::global && !Memory::holds(address, bytes)) fail(site, write ? "writes where no tensor is" : "reads where no tensor is");
+  if (space == Space::shared && address + bytes > machine->shared.size()) fail(site, "accesses shared memory past its end");
   // Threads may write one value to one place at the same time, as Triton has them do.
-  const bool again = write && std::memcmp(machine->shared.data() + address, write, bytes) == 0;
-  const Touch now{static_cast<int>(tid[0]), static_cast<int>(tid[0] / 32), block->epoch, warp->epoch};
-  for (u64 i = address; i < address + bytes; ++i) {
-    auto& [writer, reader] = machine->touched[i];
-    if (!ordered(writer, now) && !again) fail(site, "reads or writes what another thread wrote, without a barrier between them");
-    if (write) {
-      if (!ordered(reader, now)) fail(site, "writes what another thread reads, without a barrier between them");
-      writer = now;
-    } else if (ordered(reader, now)) {
-      reader = now;
-    } else {
-      if (reader.warp != now.warp) reader.warp = Touch::kSeveral;
-      reader.thread = Touch::kSeveral;
-      reader.warp_epoch = now.warp_epoch;
-    }
+  const bool again = write && std::memcmp(there, write, bytes) == 0;
+  if (space == Space::global) {
+    for (u64 i = address; i < address + bytes; i += Machine::kUnit) touch(site, machine->seen(i), write, again);
+  } else {
+    for (u64 i = address; i < address + bytes; ++i) touch(site, machine->touched[i], write, again);
   }
-  return machine->shared.data() + address;
+  return there;
+}
+
+void Thread::touch(int site, Place& place, bool writes, bool again) {
+  auto& [writer, reader] = place;
+  const Touch now{static_cast<int>(tid[0]), static_cast<int>(tid[0] / 32), block->number, block->epoch, warp->epoch};
+  const auto check = [&](const Touch& before, const char* among_threads, const char* among_blocks) {
+    if (!ordered(before, now)) fail(site, before.block == now.block ? among_threads : among_blocks);
+  };
+  if (!again) {
+    check(writer, "reads or writes what another thread wrote, without a barrier between them",
+          "reads or writes what another block of the launch wrote");
+  }
+  if (writes) {
+    check(reader, "writes what another thread reads, without a barrier between them", "writes what another block of the launch reads");
+    writer = now;
+  } else if (ordered(reader, now)) {
+    reader = now;
+  } else {
+    if (reader.block != now.block) reader.block = Touch::kSeveral;
+    if (reader.warp != now.warp) reader.warp = Touch::kSeveral;
+    reader.thread = Touch::kSeveral;
+    reader.warp_epoch = now.warp_epoch;
+  }
 }
 
 void Thread::sync_block(int site) {

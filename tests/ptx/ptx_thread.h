@@ -1,7 +1,7 @@
 // What translated PTX runs on: the registers' values, and a CUDA thread with its memory, barriers and shuffles.
 //
-// Every access is checked: that it is aligned and in bounds, and in shared memory that a barrier stands between it and what
-// another thread does with the same byte.
+// Every access is checked: that it is aligned and in bounds, and that a barrier stands between it and what another thread does
+// with the same place; in global memory, also that no other block of the launch writes there.
 #pragma once
 
 #include <array>
@@ -166,11 +166,16 @@ inline u32 looked_up(u32 a, u32 b, u32 c, u32 table) {
 
 enum class Space { param, global, shared };
 
-// Who last touched a byte of shared memory, and how many barriers of the block and of its warp had passed by then.
+// Who last touched a place, and how many barriers of the block and of its warp had passed by then.
 struct Touch {
   static constexpr int kNobody = -1, kSeveral = -2;
-  int thread = kNobody, warp = kNobody;
+  int thread = kNobody, warp = kNobody, block = kNobody;
   u32 block_epoch = 0, warp_epoch = 0;
+};
+
+// The last write of a place and its last read.
+struct Place {
+  Touch writer, reader;
 };
 
 struct Warp {
@@ -180,7 +185,7 @@ struct Warp {
 };
 
 struct Block {
-  int arrived = 0;
+  int number = 0, arrived = 0;
   u32 epoch = 0;
 };
 
@@ -274,6 +279,7 @@ struct Thread {
 
   // Where in the CPU's memory an access goes, after all checks; `write` is what it writes there, or null.
   char* place(Space space, int site, u64 address, u32 bytes, const void* write);
+  void touch(int site, Place& place, bool writes, bool again);
   void sync_block(int site);
   void meet_warp(int site, bool orders_memory);
   // Ends the launch with an error. A site is a line of the translated kernel.
