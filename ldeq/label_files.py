@@ -17,6 +17,7 @@ from .errors import LdeqError
 from .face import Face
 from .files import write_atomically
 from .pose import HeadPose
+from .spelling import did_you_mean
 
 FORMATS = ("json", "csv", "coco", "wflw", "pts")
 """``pts`` is a folder of files, the others are one file."""
@@ -53,7 +54,7 @@ def check_format(name: str, layout: Layout) -> None:
         FormatError: for an unknown format, and for WFLW's with other than 98 landmarks.
     """
     if name not in FORMATS:
-        raise FormatError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
+        raise FormatError(f"unknown format {name!r}{did_you_mean(name, FORMATS)}; choose one of {', '.join(FORMATS)}")
     if name == "wflw" and layout.count != 98:
         raise FormatError(f"WFLW's list holds 98 landmarks and the model finds {layout.count}; choose csv, coco, json or pts")
 

@@ -23,6 +23,7 @@ from .face import Face
 from .inputs import InputError, checked_boxes, picture_from
 from .models.inference.engine import ENGINES, choose_engine
 from .models.inference.onnxruntime_engine import onnxruntime_missing
+from .spelling import did_you_mean
 from .threads import ThreadChoice, apply_threads, choose_threads
 from .video.filters import filter_from_text
 from .video.stream import DETECTED_REFINE, SAME_TRACK, PointFilter, Stream, overlap
@@ -295,7 +296,9 @@ def checked_engine(engine: str, device: torch.device) -> str:
     if engine == "auto":
         return choose_engine(device)[0]
     if engine not in ENGINES:
-        raise SettingsError(f"unknown engine {engine!r}; choose auto, {' or '.join(ENGINES)}")
+        raise SettingsError(
+            f"unknown engine {engine!r}{did_you_mean(engine, ('auto', *ENGINES))}; choose auto, {' or '.join(ENGINES)}"
+        )
     if engine == "onnxruntime":
         if device.type != "cpu":
             raise SettingsError(f"engine 'onnxruntime' runs on the CPU, and the device is {device}; choose device='cpu'")

@@ -12,6 +12,7 @@ from ..engine.settings import SettingsError
 from ..engine.weights import Pretrained, find_weights
 from ..landmarker import checked_engine, threads_for
 from ..models import LDEQ
+from ..spelling import did_you_mean
 from ..threads import apply_threads
 from ..video import evaluation as videos
 from ..video.filters import FILTERS, Filter, filter_from_text
@@ -71,12 +72,16 @@ class Eval(EvalArguments):
         wanted = {"all": known, "none": []}.get(self.subsets, self.subsets.split(","))
         for name in wanted:
             if name not in known:
-                raise SettingsError(f"the data has no subset {name!r}; it has {', '.join(known) or 'none'}")
+                raise SettingsError(
+                    f"the data has no subset {name!r}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}"
+                )
         return wanted
 
     def _check_numbers(self) -> None:
         if self.crop is not None and self.crop not in CROP_RULES:
-            raise SettingsError(f"--crop must be one of {', '.join(CROP_RULES)}, got {self.crop!r}")
+            raise SettingsError(
+                f"--crop must be one of {', '.join(CROP_RULES)}, got {self.crop!r}{did_you_mean(self.crop, CROP_RULES)}"
+            )
         for option, (value, low, high) in {
             "crop-scale": (self.crop_scale, 0.1, 100),
             "max-iter": (self.max_iter, 0, 10**6),

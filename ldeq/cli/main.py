@@ -71,7 +71,9 @@ def _run(arguments: list[str]) -> int:
     import tyro
 
     from .commands import Command
+    from .unknown_words import check_words
 
+    check_words(arguments, Command)
     command = tyro.cli(
         Command,
         prog="ldeq",

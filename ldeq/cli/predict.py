@@ -20,6 +20,7 @@ from ..face import Face
 from ..files import followed, is_special, user_path
 from ..label_files import FORMATS, Found, check_format, face_record, write_labels
 from ..landmarker import Landmarker
+from ..spelling import did_you_mean
 from ..video.converging import draw_convergence, write_animation
 from .arguments.predict import PredictArguments
 from .json_lines import JsonLines, part_path
@@ -153,7 +154,9 @@ class Predict(PredictArguments):
                 raise SettingsError("--format has no effect without --labels; add --labels FILE, or leave it out")
             return None
         if self.format and self.format not in FORMATS:
-            raise SettingsError(f"unknown --format {self.format!r}; choose one of {', '.join(FORMATS)}")
+            raise SettingsError(
+                f"unknown --format {self.format!r}{did_you_mean(self.format, FORMATS)}; choose one of {', '.join(FORMATS)}"
+            )
         suffix = self.labels.suffix.lower().removeprefix(".")
         guess = suffix if suffix in ("csv", "json") else None if suffix else "pts"
         if (kind := self.format or guess) is None:

@@ -17,7 +17,6 @@ What differs, on purpose:
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -32,6 +31,7 @@ from ..errors import ArgumentError
 from ..ops.solve_step import MAX_HISTORY
 from ..solvers import Solution
 from ..solvers.solver import check_choice
+from ..spelling import did_you_mean
 
 Result = tuple[Tensor, list[Tensor], Any]
 
@@ -263,6 +263,4 @@ def _refuse(solver: str, function: Callable[..., Result], unknown: dict[str, obj
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     known = [name for name, p in inspect.signature(function).parameters.items() if p.kind in kinds]
     name = next(iter(unknown))
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; it takes {', '.join(known)}"
-    raise TypeError(f"{solver} has no option {name!r}{hint}")
+    raise TypeError(f"{solver} has no option {name!r}{did_you_mean(name, known)}; it takes {', '.join(known)}")

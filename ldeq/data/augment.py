@@ -17,6 +17,7 @@ from ldeq.data.crop import transform_points
 from ldeq.data.layouts import Layout
 
 from ..errors import ArgumentError
+from ..spelling import did_you_mean
 
 REFERENCE_SIZE = 256
 """Crop side in pixels at which blur radii are stated."""
@@ -129,7 +130,9 @@ class Augmentation:
         """
         presets = {"none": cls.none, "light": cls.light, "paper": cls.paper, "strong": cls.strong}
         if name not in presets:
-            raise ArgumentError(f"unknown augmentation {name!r}: choose one of {', '.join(map(repr, presets))}.")
+            raise ArgumentError(
+                f"unknown augmentation {name!r}{did_you_mean(name, presets)}: choose one of {', '.join(map(repr, presets))}."
+            )
         return presets[name]()
 
     @property

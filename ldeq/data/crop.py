@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from ..errors import ArgumentError
+from ..spelling import did_you_mean
 
 CropRule = Literal["hih", "landmarks", "rect", "box"]
 CROP_RULES: tuple[str, ...] = get_args(CropRule)
@@ -94,7 +95,9 @@ def crop_box(
         ValueError: for an unknown rule, for an input that the rule needs and did not get, for a region without extent.
     """
     if rule not in CROP_RULES:
-        raise ArgumentError(f"unknown crop rule {rule!r}: choose one of {', '.join(map(repr, CROP_RULES))}.")
+        raise ArgumentError(
+            f"unknown crop rule {rule!r}{did_you_mean(rule, CROP_RULES)}: choose one of {', '.join(map(repr, CROP_RULES))}."
+        )
     if not (math.isfinite(scale) and scale > 0):
         raise ArgumentError(f"the crop scale must be a positive number, not {scale}.")
     if rule == "hih":

@@ -15,6 +15,7 @@ from ldeq.data.paths import entries, some_of
 from ldeq.data.records import IMAGE_SUFFIXES, FaceRecord, FaceSet, none_left
 from ldeq.data.text import decimals, read_text
 from ldeq.files import user_path
+from ldeq.spelling import did_you_mean
 
 # Bytes of a .pts file; 68 points take about 1,500.
 _LARGEST_PTS = 1 << 20
@@ -62,7 +63,9 @@ def load_300w(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
         DataError: for an unknown split, a root without any of the split's folders, or folders without a face to use.
     """
     if split not in SPLITS_300W:
-        raise DataError(f"unknown 300-W split {split!r}: choose one of {', '.join(SPLITS_300W)}.")
+        raise DataError(
+            f"unknown 300-W split {split!r}{did_you_mean(split, SPLITS_300W)}: choose one of {', '.join(SPLITS_300W)}."
+        )
     base = user_path(root)
     if not base.is_dir():
         raise DataError(f"the 300-W folder {base} does not exist: pass the one that holds helen/, lfpw/, afw/, ibug/.")

@@ -11,6 +11,7 @@ import numpy as np
 from ldeq.errors import LdeqError
 
 from ..errors import ArgumentError
+from ..spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class Layout:
         known = {**{name: [name] for name in self.parts}, **{name: parts for name, parts in groups.items() if parts}}
         for name in names:
             if name not in known:
-                raise UnknownPartError(f"layout {self.name!r} has no part {name!r}: choose from {', '.join(known)}.")
+                raise UnknownPartError(
+                    f"layout {self.name!r} has no part {name!r}{did_you_mean(name, known)}: choose from {', '.join(known)}."
+                )
         return tuple(sorted({i for name in names for part in known[name] for i in self.parts[part].indices}))
 
     def mirror_points(self, points: np.ndarray, width: float) -> np.ndarray:
@@ -266,4 +269,4 @@ def get_layout(key: int | str | Layout) -> Layout:
         if key in (layout.name, layout.count, str(layout.count)):
             return layout
     known = ", ".join(f"{layout.name!r} ({layout.count})" for layout in LAYOUTS.values())
-    raise ArgumentError(f"unknown landmark layout {key!r}: choose one of {known}.")
+    raise ArgumentError(f"unknown landmark layout {key!r}{did_you_mean(key, LAYOUTS)}: choose one of {known}.")

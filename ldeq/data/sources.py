@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ldeq.data.text import decimal
 from ldeq.data.wflw import load_hih, load_wflw
 from ldeq.data.wflw_v import VideoSet, load_wflw_v
 from ldeq.files import user_path
+from ldeq.spelling import did_you_mean
 
 KINDS: dict[str, str] = {
     "300w": "300w:FOLDER",
@@ -95,9 +95,7 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     if kind == VIDEO_KIND:
         raise DataError(f"{spec!r} holds videos, and faces in pictures are needed here: write one of {known}.")
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise DataError(f"unknown kind of data {kind!r} in {spec!r}{hint}: write one of {known}.")
+        raise DataError(f"unknown kind of data {kind!r} in {spec!r}{did_you_mean(kind, KINDS)}: write one of {known}.")
     where, suffix = _where(spec, KINDS[kind])
     options = _parse_options(kind, spec, suffix)
     split = options.get("split", split) or "train"
@@ -228,8 +226,7 @@ def _parse_options(kind: str, spec: str, suffix: str) -> dict[str, str]:
         key, equals, value = item.partition("=")
         key, value = (key.strip(), value.strip()) if equals else ("split", key.strip())
         if key not in _OPTIONS[kind]:
-            near = difflib.get_close_matches(key, _OPTIONS[kind], n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(key, _OPTIONS[kind])
             raise DataError(f"unknown option {key!r} in {spec!r}{hint}: {kind} knows {', '.join(_OPTIONS[kind])}.")
         if key in options:
             raise DataError(f"option {key!r} is given twice in {spec!r}.")

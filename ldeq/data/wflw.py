@@ -17,6 +17,7 @@ from ldeq.data.pictures import read_header
 from ldeq.data.records import FaceRecord, Faces, FaceSet, none_left, write_image
 from ldeq.data.text import decimals, read_lines
 from ldeq.files import user_path, write_atomically
+from ldeq.spelling import did_you_mean
 
 WFLW_ATTRIBUTES: tuple[str, ...] = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 """The six marks, in the order of columns 200 to 205; each names a subset of the test list."""
@@ -53,10 +54,11 @@ def load_wflw(root: str | os.PathLike[str], split: str = "train", subset: str | 
             that leads out of ``WFLW_images``, or a list in which no face is left.
     """
     if split not in ("train", "test"):
-        raise DataError(f"unknown WFLW split {split!r}: choose train or test.")
+        raise DataError(f"unknown WFLW split {split!r}{did_you_mean(split, ('train', 'test'))}: choose train or test.")
     wanted = _ALIASES.get(subset, subset) if subset is not None else None
     if wanted is not None and wanted not in WFLW_ATTRIBUTES:
-        raise DataError(f"unknown WFLW subset {subset!r}: choose one of {', '.join(WFLW_ATTRIBUTES)}.")
+        hint = did_you_mean(subset, WFLW_ATTRIBUTES)
+        raise DataError(f"unknown WFLW subset {subset!r}{hint}: choose one of {', '.join(WFLW_ATTRIBUTES)}.")
     base = user_path(root)
     annotations = _find_list(base, split)
     images = base / "WFLW_images"
@@ -107,7 +109,7 @@ def write_wflw(
         FileError: if the list cannot be written.
     """
     if split not in ("train", "test"):
-        raise DataError(f"unknown WFLW split {split!r}: choose train or test.")
+        raise DataError(f"unknown WFLW split {split!r}{did_you_mean(split, ('train', 'test'))}: choose train or test.")
     if faces.layout is not WFLW98:
         raise DataError(f"WFLW holds 98 landmarks and {faces.name} has {faces.layout.count}: choose other faces.")
     base = user_path(root)
@@ -184,7 +186,9 @@ def load_hih(root: str | os.PathLike[str], split: str = "train") -> FaceSet:
             the split's folder, or a list in which no face is left.
     """
     if split not in HIH_SPLITS:
-        raise DataError(f"unknown split {split!r} of the HIH crops: choose one of {', '.join(HIH_SPLITS)}.")
+        raise DataError(
+            f"unknown split {split!r} of the HIH crops{did_you_mean(split, HIH_SPLITS)}: choose one of {', '.join(HIH_SPLITS)}."
+        )
     base = user_path(root)
     source = base / f"{split}.txt"
     if not source.is_file() or not (base / split).is_dir():

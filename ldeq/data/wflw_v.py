@@ -24,6 +24,7 @@ from ldeq.data.paths import inside, some_of
 from ldeq.data.records import FaceRecord, none_left
 from ldeq.data.text import read_lines
 from ldeq.files import followed, saved_bytes, temporary_path, user_path, write_atomically
+from ldeq.spelling import did_you_mean
 
 # Bytes of the labels of one video; those of an hour at 30 frames a second take 170 million.
 _LARGEST_ARRAY = 1 << 28
@@ -131,7 +132,9 @@ def load_wflw_v(root: str | os.PathLike[str], split: str = "all") -> VideoSet:
         DataError: for an unknown split, a missing folder or list, an id that leads out of the folder, or no video at all.
     """
     if split not in SPLITS_WFLW_V:
-        raise DataError(f"unknown WFLW-V split {split!r}: choose one of {', '.join(SPLITS_WFLW_V)}.")
+        raise DataError(
+            f"unknown WFLW-V split {split!r}{did_you_mean(split, SPLITS_WFLW_V)}: choose one of {', '.join(SPLITS_WFLW_V)}."
+        )
     base = user_path(root)
     if not base.is_dir():
         raise DataError(f"the WFLW-V folder {base} does not exist: pass the one with videos, bboxes and landmarks.")

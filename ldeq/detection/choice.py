@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import cv2
 
+from ..spelling import did_you_mean
 from .base import Detector, DetectorError
 from .centerface import CenterFace, centerface_missing
 from .haar import check_haar, detect_faces
@@ -48,7 +49,9 @@ def make_detector(name: str | Detector) -> Detector:
         return detect_faces
     if kind == "yunet" and path:
         return YuNet(path)
-    raise DetectorError(f"unknown detector {name!r}; use {', '.join(NAMES)}, or yunet:FILE with a YuNet ONNX file")
+    raise DetectorError(
+        f"unknown detector {name!r}{did_you_mean(name, NAMES)}; use {', '.join(NAMES)}, or yunet:FILE with a YuNet ONNX file"
+    )
 
 
 def detector_findings() -> dict[str, str]:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from ..spelling import did_you_mean
 from .settings import SettingsError
 
 
@@ -26,7 +27,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        raise SettingsError(f"unknown device {name!r}; use one of {', '.join(known_devices())}") from None
+        raise SettingsError(
+            f"unknown device {name!r}{did_you_mean(name, known_devices())}; use one of {', '.join(known_devices())}"
+        ) from None
     if device.type == "cpu":
         return torch.device("cpu")
     if device.type != "cuda":

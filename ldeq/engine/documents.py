@@ -7,7 +7,6 @@ bytes could ask for all memory.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,6 +16,7 @@ from ..confidence import Calibration
 from ..data.crop import CROP_RULES
 from ..data.layouts import LAYOUTS
 from ..models import LDEQConfig
+from ..spelling import did_you_mean
 from .checkpoint import CheckpointError
 from .settings import SettingsError, TrainSettings, from_mapping
 from .settings_checks import RANGES
@@ -187,8 +187,7 @@ def _check_model(path: Path, model: dict[str, Any], where: str) -> None:
     known = [f.name for f in dataclasses.fields(LDEQConfig)]
     for name, value in model.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(name, known)
             raise _unusable(path, f"{where} holds {str(name)[:60]!r}, which this version does not know{hint}")
         if name in _LARGEST and isinstance(value, int | float) and not abs(value) <= _LARGEST[name]:
             raise _unusable(path, f"{where}.{name} is {_short(value)}, more than {_LARGEST[name]}")

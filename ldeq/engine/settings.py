@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..data import CROP_RULES, Augmentation
 from ..files import cause, user_path
 from ..models import LDEQConfig
+from ..spelling import did_you_mean, nearest
 from .settings_checks import SettingsError, check_ranges, near_setting, shortened
 from .yaml_reader import LONGEST, YamlError, parse_yaml
 
@@ -122,7 +123,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_ranges({name: asdict(getattr(self, name)) for name in ("model", "data", "optim", "run")})
         if self.data.crop not in CROP_RULES:
-            raise SettingsError(f"data.crop must be one of {', '.join(CROP_RULES)}, got {shortened(self.data.crop)}")
+            hint = did_you_mean(self.data.crop, CROP_RULES)
+            raise SettingsError(f"data.crop must be one of {', '.join(CROP_RULES)}, got {shortened(self.data.crop)}{hint}")
         if not self.run.out.strip():
             raise SettingsError("run.out is empty; name a folder, for example runs/first")
         if self.data.sequence < 0 or self.data.sequence == 1:
@@ -171,7 +173,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
         with path.open("rb") as file:
             document = parse_yaml(file.read(LONGEST + 1))
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {cause(error)}; check the path") from error
+        raise SettingsError(f"cannot read {path}: {cause(error)}{_near_recipe(path)}; check the path") from error
     except YamlError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if document is None:
@@ -181,6 +183,14 @@ def read(path: Path, overrides: Sequence[str] = ()) -> TrainSettings:
     for override in overrides:
         _override(document, override)
     return from_mapping(document)
+
+
+def _near_recipe(path: Path) -> str:
+    """The file that was probably meant: in the same folder, or in ``configs``, where the recipes of this project are."""
+    folders = [folder for folder in (path.parent, path.parent / "configs") if folder.is_dir()]
+    found = {file.stem.lower(): file for folder in reversed(folders) for file in folder.glob("*.y*ml")}
+    near = nearest(path.stem, found)
+    return f" (did you mean {found[near]}?)" if near else ""
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -251,7 +261,10 @@ def _fill_preset(document: dict[str, Any], key: str, presets: Mapping[str, Any],
     group = dict(group)
     preset = group.pop("preset", default)
     if not isinstance(preset, str) or preset not in presets:
-        raise SettingsError(f"{prefix}{key}.preset: unknown preset {shortened(preset)}; choose one of {', '.join(presets)}")
+        hint = did_you_mean(preset, presets)
+        raise SettingsError(
+            f"{prefix}{key}.preset: unknown preset {shortened(preset)}{hint}; choose one of {', '.join(presets)}"
+        )
     document[key] = {**presets[preset](), **group}
 
 

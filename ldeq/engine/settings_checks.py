@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import LdeqError
+from ..spelling import nearest
 
 
 class SettingsError(LdeqError, ValueError):
@@ -54,9 +54,6 @@ RANGES: dict[str, tuple[float, float]] = {
 # Of these the bound itself is excluded.
 _ABOVE = ("optim.lr", "optim.gamma", "optim.sigma")
 _BELOW = ("optim.ema",)
-
-CLOSE = 0.65
-"""Share of letters in common from which on a name is suggested."""
 
 
 def check_ranges(document: Mapping[str, Any], prefix: str = "") -> None:
@@ -114,7 +111,7 @@ def near_setting(key: str, names: Iterable[str]) -> str | None:
             return name
         if len(key) > 1 and key == "".join(word[:1] for word in name.split("_")):
             return name
-    return next(iter(difflib.get_close_matches(key[:100].lower(), names, n=1, cutoff=CLOSE)), None)
+    return nearest(key, names)
 
 
 def shortened(value: object) -> str:

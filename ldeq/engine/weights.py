@@ -15,6 +15,7 @@ from ..confidence import Calibration
 from ..data import Layout, get_layout, is_known, layout_document, layout_from
 from ..files import user_path
 from ..models import LDEQ, LDEQConfig
+from ..spelling import did_you_mean
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .documents import calibration_in, check_weights_document, training_document, weights_document
@@ -67,8 +68,17 @@ def find_weights(name: str | Path) -> Path:
     if not path.is_file():
         raise CheckpointError(
             f"{str(name)!r} is no shipped model ({', '.join(shipped_models()) or 'none'}) and there is no such file"
+            f"{did_you_mean(name, [*shipped_models(), *_beside(path)])}"
         )
     return path
+
+
+def _beside(path: Path) -> list[str]:
+    """The weights in the folder where one was looked for, as the user would name them."""
+    try:
+        return [str(file) for file in path.parent.glob("*.safetensors")]
+    except OSError:
+        return []
 
 
 def load_pretrained(name: str | Path, device: torch.device | str = "cpu") -> Pretrained:

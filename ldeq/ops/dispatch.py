@@ -16,6 +16,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ..errors import ArgumentError, LdeqError
+from ..spelling import did_you_mean
 from . import library, triton_library
 
 PREFERENCE = ("cuda", "triton", "cpu", "torch")
@@ -61,7 +62,8 @@ def explain(operator: str, tensor: torch.Tensor) -> dict[str, str]:
         ValueError: for an unknown operator.
     """
     if operator not in _implementations:
-        raise ArgumentError(f"unknown operator {operator!r}; choose one of {', '.join(sorted(_implementations))}")
+        hint = did_you_mean(operator, _implementations)
+        raise ArgumentError(f"unknown operator {operator!r}{hint}; choose one of {', '.join(sorted(_implementations))}")
     refusals = {name: _refusal(operator, name, tensor.device.type, tensor.dtype, False) for name in PREFERENCE}
     return {name: reason or "serves" for name, reason in refusals.items()}
 
@@ -182,5 +184,5 @@ def _choose(operator: str, name: str, device: str, dtype: torch.dtype) -> tuple[
 
 def _checked(name: str) -> str:
     if name not in NAMES:
-        raise ArgumentError(f"unknown backend {name!r}; choose one of {', '.join(NAMES)}")
+        raise ArgumentError(f"unknown backend {name!r}{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}")
     return name

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..inputs import is_finite
 from ..ops.solve_step import SolveState, Step
+from ..spelling import did_you_mean
 from .loop import solve
 from .motion import Observe
 from .solution import Solution
@@ -155,7 +156,7 @@ def as_solver(chosen: Any) -> Solver | None:
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ArgumentError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+        raise ArgumentError(f"unknown {name} {value!r}{did_you_mean(value, known)}; choose one of {', '.join(known)}")
 
 
 def check_count(name: str, value: int) -> None:

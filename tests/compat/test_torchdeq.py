@@ -344,14 +344,14 @@ def test_a_sample_that_is_never_finite_keeps_its_start(solve) -> None:
 @pytest.mark.parametrize(
     ("solve", "option", "words"),
     [
-        (compat.anderson, "lambda_", "ldeq_anderson has no option 'lambda_'; did you mean 'lam'"),
-        (compat.anderson, "return_last", "did you mean 'return_final'"),
+        (compat.anderson, "lambda_", "ldeq_anderson has no option 'lambda_' (did you mean lam?)"),
+        (compat.anderson, "return_last", "did you mean return_final?"),
         (compat.anderson, "zzz", "it takes func, x0, max_iter"),
         (compat.fixed_point, "m", "ldeq_fixed_point has no option 'm'"),
     ],
 )
 def test_unknown_keys_are_not_ignored(solve, option: str, words: str) -> None:
-    with pytest.raises(TypeError, match=words):
+    with pytest.raises(TypeError, match=re.escape(words)):
         solve(affine, start(), **{option: 1})
 
 

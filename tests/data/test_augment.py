@@ -118,7 +118,7 @@ def test_reach_bounds_what_a_sample_reads(augmentation: Augmentation) -> None:
 def test_bad_values_are_refused() -> None:
     with pytest.raises(ValueError, match="flip_p is a probability"):
         Augmentation(flip_p=1.5)
-    with pytest.raises(ValueError, match="unknown augmentation 'storng': choose one of"):
+    with pytest.raises(ValueError, match=r"unknown augmentation 'storng' \(did you mean strong\?\): choose one of"):
         Augmentation.preset("storng")
 
 

@@ -41,7 +41,7 @@ def test_subset(tree_wflw: Path) -> None:
         assert len(faces) == 1
         assert faces.name == "WFLW test/pose"
     assert len(open_faces(f"wflw:{tree_wflw}#test,subset=expression")) == 1
-    with pytest.raises(DataError, match="unknown WFLW subset 'poze': choose one of pose, expression"):
+    with pytest.raises(DataError, match=r"unknown WFLW subset 'poze' \(did you mean pose\?\): choose one of pose, expression"):
         load_wflw(tree_wflw, "test", subset="poze")
     with pytest.raises(DataError, match="it names no face of that kind"):
         load_wflw(tree_wflw, "test", subset="blur")

@@ -94,7 +94,7 @@ def test_a_truncated_video_ends_with_a_warning_and_its_results(tmp_path: Path, c
     "arguments, message",
     [
         (["--json", "o.json", "--smooth", "gaussian"], "looks at later frames"),
-        (["--json", "o.json", "--smooth", "emma"], "did you mean 'ema'"),
+        (["--json", "o.json", "--smooth", "emma"], "did you mean ema?"),
         (["--json", "o.json", "--iters", "0"], "--iters must be >= 1"),
         (["--json", "o.json", "--detector", "yunet:absent.onnx"], "there is no YuNet model"),
         (["--json", "o.json", "--box", "1,2,3"], "--box takes four numbers"),

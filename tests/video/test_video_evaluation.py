@@ -184,6 +184,6 @@ def test_the_command(videos: VideoSet, tmp_path: Path, capsys: pytest.CaptureFix
     assert released.endswith("| 0 | 2.00 |")
     assert "| RwR, 1 evaluation |" not in out
     assert main([*command[:4], "--baseline", "ema,cutof=4"]) != 0
-    assert "did you mean 'cutoff'" in capsys.readouterr().err
+    assert "did you mean cutoff?" in capsys.readouterr().err
     assert main([*command[:3], "synthetic:2", "--released"]) != 0
     assert "is for videos" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from ldeq.data.errors import DataError
 from ldeq.data.records import Faces
 from ldeq.data.wflw_v import write_wflw_v
 from ldeq.files import user_path, write_atomically
+from ldeq.spelling import did_you_mean
 
 PARTS: tuple[str, ...] = ("tune", "test", "all")
 _TUNE_SHARE = 0.25
@@ -30,7 +31,7 @@ def photos_of(faces: Faces, part: str) -> list[int]:
         DataError: for an unknown part.
     """
     if part not in PARTS:
-        raise DataError(f"unknown part {part!r}: choose one of {', '.join(PARTS)}.")
+        raise DataError(f"unknown part {part!r}{did_you_mean(part, PARTS)}: choose one of {', '.join(PARTS)}.")
     cut = round(_TUNE_SHARE * len(faces))
     return list({"tune": range(cut), "test": range(cut, len(faces)), "all": range(len(faces))}[part])
 

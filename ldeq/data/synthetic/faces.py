@@ -15,6 +15,7 @@ from ldeq.data.synthetic.scene import Scene
 from ldeq.data.wflw import WFLW_ATTRIBUTES
 
 from ...errors import ArgumentError
+from ...spelling import did_you_mean
 
 SMALLEST = 32  # pixels; below this an eye is thinner than a pixel
 
@@ -123,5 +124,7 @@ def _checked_size(size: int) -> int:
 
 def _checked_difficulty(name: str) -> Difficulty:
     if name not in DIFFICULTIES:
-        raise ArgumentError(f"unknown difficulty {name!r}: choose one of {', '.join(DIFFICULTIES)}.")
+        raise ArgumentError(
+            f"unknown difficulty {name!r}{did_you_mean(name, DIFFICULTIES)}: choose one of {', '.join(DIFFICULTIES)}."
+        )
     return DIFFICULTIES[name]

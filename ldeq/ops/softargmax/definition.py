@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
+from ...spelling import did_you_mean
 from ..dispatch import BackendError, current_backend, implementation, transformed
 
 COORDS = ("unit", "pixel", "align_corners", "cell_center")
@@ -160,7 +161,7 @@ def _check_maps(maps: Tensor, name: str, coords: str, eps: float) -> None:
     if maps.ndim != 4 or 0 in maps.shape[-2:]:
         raise ArgumentError(f"{name} must have shape (B, K, H, W) with H, W >= 1, got {tuple(maps.shape)}")
     if coords not in COORDS:
-        raise ArgumentError(f"unknown coords {coords!r}; choose one of {', '.join(COORDS)}")
+        raise ArgumentError(f"unknown coords {coords!r}{did_you_mean(coords, COORDS)}; choose one of {', '.join(COORDS)}")
     # An integer may be larger than any float.
     if not 0 <= eps <= sys.float_info.max:
         raise ArgumentError(f"eps must be a finite number >= 0, got {eps}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...data import Layout
 from ...errors import ArgumentError
+from ...spelling import did_you_mean
 from .base import Filter
 from .classic import (
     EMA,
@@ -59,14 +59,13 @@ def make_filter(name: str, layout: Layout, *, parts: Mapping[str, Mapping[str, A
         ValueError: for an unknown name or setting, naming the nearest one, or a value out of range.
     """
     if name not in FILTERS:
-        raise ArgumentError(
-            f"unknown filter {name!r}; did you mean {nearest(name, list(FILTERS))!r}? Known: {', '.join(FILTERS)}"
-        )
+        raise ArgumentError(f"unknown filter {name!r}{did_you_mean(name, FILTERS)}; choose one of {', '.join(FILTERS)}")
     kind, settings_type = FILTERS[name]
     known = [f.name for f in dataclasses.fields(settings_type)]
     for key in settings:
         if key not in known:
-            raise ArgumentError(f"unknown setting {key!r} of the {name} filter; did you mean {nearest(key, known)!r}?")
+            hint = did_you_mean(key, known)
+            raise ArgumentError(f"unknown setting {key!r} of the {name} filter{hint}; it has {', '.join(known)}")
     try:
         typed: Any = TypeAdapter(settings_type).validate_python(settings)
     except ValidationError as error:
@@ -103,7 +102,3 @@ def filter_from_text(text: str, layout: Layout) -> Filter:
         part, _, own = key.rpartition(".")
         (parts.setdefault(part, {}) if part else settings)[own] = int(number) if number.is_integer() else number
     return make_filter(name, layout, parts=parts, **settings)
-
-
-def nearest(word: str, known: list[str]) -> str:
-    return difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
