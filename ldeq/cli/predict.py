@@ -18,7 +18,7 @@ from ..engine.settings import SettingsError
 from ..engine.weights import find_weights
 from ..face import Face
 from ..files import followed, is_special, user_path
-from ..label_files import FORMATS, Found, check_format, face_record, write_labels
+from ..label_files import FORMATS, Found, check_format, face_record, json_text, write_labels
 from ..landmarker import Landmarker
 from ..spelling import did_you_mean
 from ..video.converging import draw_convergence, write_animation
@@ -29,6 +29,8 @@ from .min_score import no_score
 from .outputs import Outputs
 from .pictures import Picture, find_pictures, output_names
 from .signature import is_signed_png, write_picture
+
+MORE = "for the points, pose and openings: --json FILE (or - to print them), --labels FILE; for a drawing: -o PICTURE"
 
 
 class Predict(PredictArguments):
@@ -59,7 +61,7 @@ class Predict(PredictArguments):
                 continue
             height, width = image.shape[:2]
             found.append(Found(picture.name, picture.path, stem, width, height, faces))
-            print(f"{picture.name}: {len(faces)} {'face' if len(faces) == 1 else 'faces'}")
+            self._tell(found[-1])
             if not faces:
                 print(f"  none found; {self._remedy()}", file=sys.stderr)
             if drawn:
@@ -67,17 +69,38 @@ class Predict(PredictArguments):
             if self.converge and faces:
                 square = crop_box("landmarks", points=faces[0].points, scale=landmarker.pretrained.crop_scale)
                 write_animation(self.converge, draw_convergence(landmarker.pretrained, image, square))
-                print(f"  wrote {self.converge}")
-        if self.json:
+                self._say(f"  wrote {self.converge}")
+        if self._prints_document():
+            print(json_text(found, landmarker.layout, self.model), end="")
+        elif self.json:
             write_labels(user_path(self.json), "json", found, landmarker.layout, self.model)
-            print(f"wrote {self.json}")
+            self._say(f"wrote {self.json}")
         if self.labels and kind:
             written = write_labels(user_path(self.labels), kind, found, landmarker.layout, self.model)
-            print(f"wrote {written[0]}" if len(written) == 1 else f"wrote {len(written)} files to {self.labels}")
-        if not (self.out or self.json or self.labels or self.converge):
-            for result in found:
-                print(json.dumps({"image": result.name, "faces": [face_record(face) for face in result.faces]}))
+            self._say(f"wrote {written[0]}" if len(written) == 1 else f"wrote {len(written)} files to {self.labels}")
+        if self._only_tells() and sys.stdout.isatty() and any(picture.faces for picture in found):
+            print(MORE)
         return 2 if failures else 0
+
+    def _only_tells(self) -> bool:
+        return not (self.out or self.json or self.labels or self.converge)
+
+    def _prints_document(self) -> bool:
+        return str(self.json) in ("-", "/dev/stdout")
+
+    def _say(self, line: str) -> None:
+        """A line for people, which must not come between the brackets of a document."""
+        print(line, file=sys.stderr if self._prints_document() else sys.stdout)
+
+    def _tell(self, found: Found) -> None:
+        """What was found in a picture: for a program that reads the output, a line of JSON."""
+        if self._only_tells() and not sys.stdout.isatty():
+            print(json.dumps({"image": found.name, "faces": [face_record(face) for face in found.faces]}), flush=True)
+            return
+        self._say(f"{found.name}: {len(found.faces)} {'face' if len(found.faces) == 1 else 'faces'}")
+        if self._only_tells():
+            for number, face in enumerate(found.faces, 1):
+                print(f"  {number}: {face_line(face)}")
 
     def _load(self, threads: Literal["auto"] | None) -> Landmarker:
         found = Landmarker.load(self.model, self.device, threads=threads, engine=self.engine, detector=self.detector)
@@ -139,7 +162,7 @@ class Predict(PredictArguments):
         places: list[Path | None] = [None] * len(pictures)
         if self.out:
             places = self._drawings(outputs, pictures, self.out)
-        if self.json:
+        if self.json and not self._prints_document():
             outputs.file("--json", self.json)
         if self.converge:
             outputs.file("--converge", self.converge, media=True)
@@ -191,7 +214,17 @@ class Predict(PredictArguments):
         for face in faces:
             image = draw_landmarks(image, face.points, face.layout)
         write_picture(target, image)
-        print(f"  wrote {target}")
+        self._say(f"  wrote {target}")
+
+
+def face_line(face: Face) -> str:
+    """What a person wants to know of a face first: its box as --box takes it, its score, and how the head is turned."""
+    parts = ["box " + ",".join(f"{v:.0f}" for v in face.box)]
+    if face.score is not None:
+        parts.append(f"score {face.score:.2f}")
+    if face.pose is not None:
+        parts.append(", ".join(f"{name} {round(value)}" for name, value in face.pose._asdict().items()) + " degrees")
+    return "; ".join(parts)
 
 
 def parse_box(text: str | None) -> list[list[float]] | None:

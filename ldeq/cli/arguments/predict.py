@@ -21,7 +21,8 @@ class PredictArguments:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Where the picture with its landmarks goes; a folder for several pictures."""
     json: Path | None = None
-    """Where points, deviations, boxes, pose and openings go."""
+    """Where points, deviations, boxes, pose and openings go; - prints them. Without any output, a terminal gets a line a face,
+    and a pipe a line of JSON a picture."""
     jsonl: Path | None = None
     """The same for whole data sets, a line a picture, written batch by batch. After a stop or a kill the same command goes on,
     and under torchrun each process takes a share of the pictures."""
