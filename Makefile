@@ -110,9 +110,11 @@ bench-gpu: $(VENV)/.installed-dev
 gpu-day: $(VENV)/.installed-dev
 	$(BIN)/python tools/gpu_day.py
 
-# Predicts what share of copy bandwidth each kernel reaches on GPUs, from its machine code: no GPU, but nvcc and Triton.
+# Predicts what share of copy bandwidth each kernel reaches on GPUs, from its machine code, and how long a training step takes, from
+# the operators that it calls: no GPU, but nvcc and Triton.
 gpu-model: $(VENV)/.installed-dev
 	PYTHONPATH=tools:tests/support:benchmarks TRITON_DEFAULT_FP_FUSION=1 $(BIN)/python -m gpu_model
+	PYTHONPATH=tools:tests/support:benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m gpu_model.training_step
 	$(BIN)/python benchmarks/table.py
 
 clean:

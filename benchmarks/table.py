@@ -31,6 +31,13 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "narrowest_load": ("narrowest load, bytes", "{:.0f}".format),
     "in_flight_kb": ("KB in flight", "{:.0f}".format),
     "limit": ("limit", str),
+    "launches": ("launches", "{:.0f}".format),
+    "moved_gb": ("GB", "{:.1f}".format),
+    "tflop": ("TFLOP", "{:.2f}".format),
+    "norm_share": ("activation and norm", "{:.0%}".format),
+    "gpu_ms": ("GPU ms", "{:.1f}".format),
+    "host_ms": ("Python ms", "{:.1f}".format),
+    "step_ms": ("step ms", "{:.1f}".format),
 }
 
 # What `make bench-gpu` writes: until it has, the tables say so.
@@ -63,7 +70,7 @@ def load() -> dict[str, dict[str, Any]]:
 def section(record: dict[str, Any]) -> list[str]:
     """One record as a heading and a table."""
     if record.get("prediction"):
-        machine = record["compilers"]
+        machine = record.get("compilers", "operators counted on a CPU")
     else:
         machine = f"{record['threads']} threads" if "threads" in record else f"driver {record['driver']}, CUDA {record['cuda']}"
     heading = f"**{record['what']}** ({record['device']}, {machine}, torch {record['torch']}, commit {record['commit']})"
