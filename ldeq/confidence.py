@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .brief import brief_repr
 from .errors import ArgumentError
 from .inputs import is_finite
 
@@ -57,6 +58,8 @@ class Calibration:
     by_residual: float
     by_spread: float
     data: str = ""
+
+    __repr__ = brief_repr
 
     def score(self, residual: float, points: NDArray[np.float32], std: NDArray[np.float32]) -> float:
         """Whether there is a face on which the landmarks lie, from 0 (none) to 1.

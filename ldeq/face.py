@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from .brief import brief_repr
 from .data import Layout
 from .pose import HeadPose, head_pose
 
@@ -39,6 +40,8 @@ class Face:
     reset: str | None = None
     score: float | None = None
     deviation: NDArray[np.float32] | None = None
+
+    __repr__ = brief_repr
 
     @cached_property
     def pose(self) -> HeadPose | None:

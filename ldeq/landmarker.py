@@ -61,6 +61,10 @@ class Landmarker:
         self.model = pretrained.model
         self.layout = pretrained.layout
 
+    def __repr__(self) -> str:
+        device = next(self.model.parameters()).device
+        return f"Landmarker({self.pretrained.name!r}, {self.layout.name}, on {device} by {self.model.engine})"
+
     @classmethod
     def load(
         cls,

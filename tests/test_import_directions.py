@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ldeq"
 
 # What stands on what; a part may import those to its left. `data` and `metrics` know nothing of models.
 LEVELS = (
-    {"_version", "errors", "startup", "spelling"},
+    {"_version", "errors", "startup", "spelling", "brief"},
     {"inputs", "files", "threads", "waiting"},
     {"ops", "data"},
     {"solvers", "metrics", "pose", "detection", "confidence"},

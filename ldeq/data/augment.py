@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ldeq.brief import brief_repr
 from ldeq.data.crop import transform_points
 from ldeq.data.layouts import Layout
 
@@ -208,6 +209,8 @@ class AugmentationSample:
     noise_offset: int = 0
     occluder: tuple[int, int, int, int] | None = None
     occluder_colour: tuple[int, int, int] = (0, 0, 0)
+
+    __repr__ = brief_repr
 
     def points(self, points: np.ndarray, layout: Layout, axis: float = 0.0) -> np.ndarray:
         """Labels of the varied crop from those of the plain crop: `(..., K, 2)` crop pixels to the same.

@@ -86,6 +86,9 @@ class Layout:
     openings: Mapping[str, Opening] = field(default_factory=dict, compare=False, repr=False)
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Layout({self.name!r}, {self.count} landmarks)"
+
     def __post_init__(self) -> None:
         if self.names and len(self.names) != self.count:
             raise ArgumentError(f"layout {self.name!r} has {self.count} landmarks but {len(self.names)} names.")

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from ldeq.brief import brief_repr
 from ldeq.data.crop import Rect
 from ldeq.data.errors import DataError
 from ldeq.data.layouts import Layout
@@ -37,6 +38,8 @@ class FaceRecord:
     rect: Rect | None = None
     attributes: Mapping[str, bool] = field(default_factory=dict)
     precropped: bool = False
+
+    __repr__ = brief_repr
 
 
 @runtime_checkable
@@ -81,6 +84,8 @@ class FaceSet:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     axis: float = 0.0
+
+    __repr__ = brief_repr
 
     def __len__(self) -> int:
         return len(self.records)

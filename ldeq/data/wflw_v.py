@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldeq.brief import brief_repr
 from ldeq.data.containers import open_container
 from ldeq.data.errors import DataError, ImageError, LabelError
 from ldeq.data.labels import FARTHEST_PIXEL, label_fault, sound
@@ -47,6 +48,8 @@ class VideoRecord:
     video: Path
     boxes: NDArray[np.float32]
     points: NDArray[np.float32]
+
+    __repr__ = brief_repr
 
     def __len__(self) -> int:
         return len(self.points)
@@ -90,6 +93,8 @@ class VideoSet:
     layout: Layout
     records: Sequence[VideoRecord]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    __repr__ = brief_repr
 
     def __len__(self) -> int:
         return len(self.records)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 
 from .. import metrics
+from ..brief import brief_repr
 from ..data import DataError, LandmarkDataset, invert, is_known, normalise, transform_points
 from ..models import LDEQ
 from .device import autocast
@@ -46,6 +47,8 @@ class Evaluation:
     evaluations: NDArray[np.int64]
     residual: float
     skipped: list[tuple[str, str]]
+
+    __repr__ = brief_repr
 
     @property
     def summary(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..brief import brief_repr
 from ..confidence import Calibration
 from ..data import Layout, get_layout, is_known, layout_document, layout_from
 from ..files import user_path
@@ -46,6 +47,8 @@ class Pretrained:
     card: dict[str, Any]
     name: str
     calibration: Calibration | None = None
+
+    __repr__ = brief_repr
 
 
 def shipped_models() -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..brief import brief_repr
 from ..errors import ArgumentError
 from ..implicit import DEQ
 from ..ops import heatmap_readout
@@ -32,6 +33,9 @@ class LDEQOutput(NamedTuple):
     std: Tensor
     z: Tensor
     solution: Solution
+
+    def __repr__(self) -> str:
+        return brief_repr(self)
 
 
 pytree._register_namedtuple(LDEQOutput, serialized_type_name="ldeq.LDEQOutput")

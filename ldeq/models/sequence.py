@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..brief import brief_repr
 from ..ops import heatmap_readout
 from ..solvers import Solution
 from .cell import of_samples
@@ -27,6 +28,9 @@ class SequenceOutput(NamedTuple):
 
     landmarks: Tensor
     solution: Solution
+
+    def __repr__(self) -> str:
+        return brief_repr(self)
 
 
 class WarmStarts(nn.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..brief import brief, brief_repr
 from ..ops.solve_step import Status
 
 __all__ = ["Solution", "Status"]
@@ -42,10 +44,31 @@ class Solution:
     states: tuple[Tensor, ...] | None = None
     adjoint: Solution | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        told = {"residual": _span(self.residual), "iterations": _span(self.iterations), "status": _counts(self.status)}
+        return brief_repr(self, told)
+
     @property
     def converged(self) -> Tensor:
         """`(B,)` bool."""
         return self.status == Status.CONVERGED
+
+
+def _span(values: Tensor) -> str:
+    """The smallest and the largest; the shape of a tensor whose numbers cannot be read, as those of `torch.func.vmap`."""
+    try:
+        low, high = values.min().item(), values.max().item()
+    except (AttributeError, RuntimeError):
+        return brief(values)
+    return f"{low:.5g}" if low == high else f"{low:.5g} to {high:.5g}"
+
+
+def _counts(status: Tensor) -> str:
+    try:
+        found = Counter(status.flatten().tolist())
+    except (AttributeError, RuntimeError):
+        return brief(status)
+    return ", ".join(f"{count} {Status(value).name}" for value, count in sorted(found.items())) or brief(status)
 
 
 # Exported programs and transforms take it apart and put it together.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import metrics
+from ..brief import brief_repr
 from ..data import DataError, Layout, VideoRecord, VideoSet
 from ..errors import ArgumentError
 from ..files import saved_bytes, write_atomically
@@ -55,6 +56,8 @@ class VideoTrack:
     points: NDArray[np.float32]
     lost: tuple[int, ...] = ()
     evaluations: float = 0.0
+
+    __repr__ = brief_repr
 
     def filtered(self, smooth: Filter) -> VideoTrack:
         """The same track through a filter."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..brief import brief_repr
 from ..data import ImageError, read_image
 from ..data.containers import open_container
 from ..errors import LdeqError
@@ -78,6 +79,8 @@ class VideoFrame:
     index: int
     time: float
     image: NDArray[np.uint8]
+
+    __repr__ = brief_repr
 
 
 class VideoReader:

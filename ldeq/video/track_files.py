@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..brief import brief_repr
 from ..data import IBUG68, WFLW98, DataError, Layout, Opening
 from ..data.text import decimal, read_lines, read_text
 from ..data.wflw_v import read_array
@@ -62,6 +63,8 @@ class Track:
     layout: Layout
     fps: float | None = None
     faces: int = 1
+
+    __repr__ = brief_repr
 
     @property
     def found(self) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..brief import brief_repr
 from ..confidence import Calibration, check_min_score
 from ..data import Layout, SquareBox, crop_box, get_layout, invert, normalise, transform_points, warp
 from ..errors import ArgumentError
@@ -124,6 +125,8 @@ class FaceState:
     checked: int = 0
     suspect: bool = False
 
+    __repr__ = brief_repr
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -151,6 +154,8 @@ class Estimate:
     lost: str | None
     score: float | None = None
     deviation: NDArray[np.float32] | None = None
+
+    __repr__ = brief_repr
 
 
 @dataclass

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...brief import brief_repr
 from ...errors import ArgumentError
 from ...spelling import did_you_mean
 from ..dispatch import BackendError, current_backend, implementation, transformed
@@ -38,12 +39,18 @@ class SoftArgmax(NamedTuple):
     xy: Tensor
     std: Tensor
 
+    def __repr__(self) -> str:
+        return brief_repr(self)
+
 
 class Readout(NamedTuple):
     """What `heatmap_readout` returns: `xy` `(B, K, 2)` and `std` `(B, K)`, as in `SoftArgmax`."""
 
     xy: Tensor
     std: Tensor
+
+    def __repr__(self) -> str:
+        return brief_repr(self)
 
 
 def softargmax(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...brief import brief_repr
 from ..layout import ACTIVE, BEST, FLAGS, IN_START, MEASUREMENTS
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class SolveState:
     values: list[Tensor] = field(default_factory=list)
     steps: int = 0
     active_flags: Tensor = field(init=False, repr=False)
+
+    __repr__ = brief_repr
 
     def __post_init__(self) -> None:
         self.replace_flags(self.flags)
