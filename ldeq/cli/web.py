@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..engine.console import Console
 from ..engine.settings import SettingsError
 from ..engine.weights import load_pretrained
 from ..export import need
@@ -54,5 +55,16 @@ class Web(WebArguments):
             return files, runtime.version_of(self.onnxruntime_web), f"from {user_path(self.onnxruntime_web)}"
         if kept := kept_runtime(folder):
             return kept, runtime.VERSION, "from the folder itself"
-        print(f"fetching {runtime.PACKAGE} {runtime.VERSION} with npm (33 MB, once)", flush=True)
-        return runtime.from_npm(), runtime.VERSION, "from npm"
+        if cached := runtime.from_cache():
+            return cached, runtime.VERSION, f"from {runtime.cached_package()}"
+        return runtime.unpacked(self._fetched()), runtime.VERSION, "from npm"
+
+    def _fetched(self) -> bytes:
+        console, place = Console(), runtime.cached_package()
+        told = f"fetching {runtime.PACKAGE} {runtime.VERSION}, 33 MB, from {runtime.registry()} by npm"
+        console.say(f"{told}, once: {place} keeps it")
+        with console.rich.status(told):  # moves on a terminal, and is nothing elsewhere
+            package = runtime.fetched()
+        if runtime.keep(package) is None:
+            console.warn(f"{place} cannot be written, so that the next page fetches it again")
+        return package

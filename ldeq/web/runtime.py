@@ -1,6 +1,7 @@
-"""onnxruntime-web, which runs the model in the browser: 14 MB, fetched by npm once and packed into the folder of the page.
+"""onnxruntime-web, which runs the model in the browser: 14 MB, fetched by npm once and packed into the folder of each page.
 
-npm knows its user's registry, proxies and cache. What it brings is compared with the checksum below all the same.
+npm knows its user's registry and proxies. The package that it brings is kept in the user's cache, and its checksum is compared
+whenever it is read.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import urllib.parse
 from pathlib import Path
 
 from ..errors import LdeqError
-from ..files import user_path
+from ..files import FileError, user_path, write_atomically
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -55,8 +59,56 @@ def from_folder(option: str, folder: str | Path) -> dict[str, bytes]:
     )
 
 
+def cached_package() -> Path:
+    """Where the package is kept: in the folder that the system has for what can be fetched again."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(folder)
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return base / "ldeq" / f"{PACKAGE}-{VERSION}.tgz"
+
+
+def from_cache() -> dict[str, bytes] | None:
+    """The files from the cache; None if they are not there, or damaged."""
+    try:
+        return unpacked(cached_package().read_bytes())
+    except (OSError, RuntimeError):  # a user may have no home, and a package another checksum
+        return None
+
+
+def keep(package: bytes) -> Path | None:
+    """Puts a package into the cache; None if that cannot be, since pages are made without a cache, too."""
+    try:
+        return write_atomically(cached_package(), package)
+    except (OSError, RuntimeError, FileError):
+        return None
+
+
+def registry() -> str:
+    """Where npm fetches from, without a password that its address may hold."""
+    npm = shutil.which("npm")
+    command = [npm or "npm", "config", "get", "registry"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        address = urllib.parse.urlsplit(said)
+        return f"{address.scheme}://{address.hostname}" if address.hostname else "npm's registry"
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return "npm's registry"
+
+
 def from_npm() -> dict[str, bytes]:
-    """The files from npm's cache or its registry, checked.
+    """The files from npm, checked.
+
+    Raises:
+        RuntimeFilesError: as `fetched` says.
+    """
+    return unpacked(fetched())
+
+
+def fetched() -> bytes:
+    """The package from npm's cache or its registry, checked.
 
     Raises:
         RuntimeFilesError: if npm is missing or fails, or what it brings is not the package that was published.
@@ -78,15 +130,18 @@ def from_npm() -> dict[str, bytes]:
         packages = sorted(Path(folder).glob("*.tgz"))
         if done.returncode or len(packages) != 1:
             raise RuntimeFilesError(f"npm cannot fetch {PACKAGE} {VERSION}: {_reason(done.stderr)}; try again, or {remedy}")
-        return unpacked(packages[0].read_bytes())
+        package = packages[0].read_bytes()
+        unpacked(package)
+        return package
 
 
-def unpacked(package: bytes, integrity: str = INTEGRITY) -> dict[str, bytes]:
-    """The files of a package as npm packs it.
+def unpacked(package: bytes, integrity: str | None = None) -> dict[str, bytes]:
+    """The files of a package as npm packs it, whose checksum must be `integrity`, by default `INTEGRITY`.
 
     Raises:
         RuntimeFilesError: if its checksum is another one.
     """
+    integrity = integrity or INTEGRITY
     found = "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode()
     if found != integrity:
         raise RuntimeFilesError(

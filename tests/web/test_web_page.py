@@ -6,7 +6,9 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -261,6 +263,72 @@ def test_nothing_is_fetched_twice(page: Path) -> None:
 def test_another_version_is_not_kept(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "VERSION", "99.0.0")
     assert kept_runtime(page) is None
+
+
+# --- the cache ---
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A package that passes for the published one; npm packs it, and there is an empty cache."""
+    package = packed(STAND_IN)
+    monkeypatch.setattr(runtime, "INTEGRITY", "sha512-" + base64.b64encode(hashlib.sha512(package).digest()).decode())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "package.tgz").write_bytes(package)
+    script = tmp_path / "bin" / "npm"
+    script.write_text(
+        "#!/bin/sh\n"
+        f"echo called >> {tmp_path}/calls\n"
+        'if [ "$1" = config ]; then echo https://me:secret@packages.example/npm/; exit; fi\n'
+        f"cp {tmp_path}/package.tgz .\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return package
+
+
+def page_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["web", str(folder)]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a shell script")
+def test_a_second_page_takes_the_package_from_the_cache_and_needs_no_npm(
+    published: bytes, made_once: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "cache" / "ldeq" / f"onnxruntime-web-{runtime.VERSION}.tgz"
+    told = page_of(tmp_path / "one", capsys)
+    assert (
+        f"fetching onnxruntime-web {runtime.VERSION}, 33 MB, from https://packages.example by npm, once: {kept} keeps it"
+        in told
+    )
+    assert "secret" not in told and kept.read_bytes() == published
+    monkeypatch.setenv("PATH", "")
+    told = page_of(tmp_path / "two", capsys)
+    assert f"onnxruntime-web {runtime.VERSION} from {kept}" in told and "fetching" not in told
+    assert (tmp_path / "two" / "onnxruntime" / runtime.FILES[0]).read_bytes() == STAND_IN[runtime.FILES[0]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a shell script")
+def test_a_damaged_package_in_the_cache_is_fetched_again(
+    published: bytes, made_once: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = runtime.cached_package()
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(published[:-9])
+    assert "fetching" in page_of(tmp_path / "one", capsys)
+    assert kept.read_bytes() == published
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a shell script")
+def test_a_cache_that_cannot_be_written_ends_no_page(
+    published: bytes, made_once: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    told = page_of(tmp_path / "one", capsys)
+    assert "cannot be written, so that the next page fetches it again" in told
+    assert (tmp_path / "one" / "index.html").is_file()
 
 
 # --- the command ---

@@ -20,7 +20,7 @@ class WebArguments:
     model: str = "small-68"
     """A shipped model or a ``.safetensors`` file."""
     onnxruntime_web: Path | None = None
-    """A folder with the npm package onnxruntime-web. If absent, npm fetches it, once, and its checksum is compared."""
+    """A folder with the npm package onnxruntime-web. If absent, npm fetches it once, and the user's cache keeps it."""
     serve: bool = False
     """Serve the page to this machine alone, until Ctrl-C."""
     port: int | None = None
