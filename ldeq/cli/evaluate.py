@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..data import CROP_RULES, Faces, LandmarkDataset, open_faces
+from ..data.shared import in_layout
 from ..data.sources import is_video_spec, open_videos, source_folder
 from ..engine import evaluate, load_pretrained
 from ..engine.console import Console
@@ -38,7 +39,7 @@ class Eval(EvalArguments):
                 raise SettingsError(f"--{option} is for videos, and {self.data!r} holds pictures: pass --data wflw-v:FOLDER")
         model = _with_solver(pretrained.model, self.max_iter, self.tol, self.stop)
         dataset = LandmarkDataset(
-            open_faces(self.data, self.split or "test"),
+            in_layout(open_faces(self.data, self.split or "test"), pretrained.layout),
             model.config.image_size,
             crop=self.crop or pretrained.crop_rule,  # type: ignore[arg-type]
             crop_scale=self.crop_scale or pretrained.crop_scale,

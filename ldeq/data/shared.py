@@ -1,9 +1,11 @@
-"""Samples of one layout as samples of another, for the landmarks that mean the same in both."""
+"""Faces and samples of one layout as those of another, for the landmarks that mean the same in both."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -11,8 +13,37 @@ from torch.utils.data import Dataset
 from ldeq.data.clips.sequences import SequenceDataset
 from ldeq.data.dataset import LandmarkDataset
 from ldeq.data.layouts import Layout, shared_indices
+from ldeq.data.records import FaceRecord, Faces
 
 from ..errors import ArgumentError
+
+
+def in_layout(faces: Faces, layout: Layout) -> Faces:
+    """The faces with the landmarks of `layout`, if each of those means the same as one of theirs; else the faces as they are.
+
+    So a model of 300-W's 68 landmarks can be judged on WFLW's 98, which hold them all.
+    """
+    shared = shared_indices(faces.layout, layout)
+    if faces.layout == layout or shared is None or len(shared[1]) < layout.count:
+        return faces
+    order = np.argsort(shared[1])
+    return _FacesInLayout(faces, layout, np.asarray(shared[0])[order])
+
+
+class _FacesInLayout:
+    def __init__(self, faces: Faces, layout: Layout, indices: np.ndarray) -> None:
+        self.faces, self.layout, self.indices = faces, layout, indices
+        self.name = f"{faces.name} ({layout.count} of {faces.layout.count} landmarks)"
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.faces.read(index)
+
+    def record(self, index: int) -> FaceRecord:
+        record = self.faces.record(index)
+        return replace(record, points=record.points[self.indices])
 
 
 class SharedLandmarks(Dataset[dict[str, Any]]):

@@ -45,7 +45,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "300w": ("split", "axis", "turned", "seed"),
     "wflw": ("split", "subset", "axis", "turned", "seed"),
     "hih": ("split", "axis"),
-    "synthetic": ("split", "seed", "size"),
+    "synthetic": ("split", "seed", "size", "difficulty"),
     "csv": _OWN,
     "coco": _OWN,
     "pts": _OWN,
@@ -123,7 +123,7 @@ def open_faces(spec: str, split: str | None = None, subset: str | None = None) -
     from ldeq.data.synthetic import SyntheticFaces
 
     try:
-        return cast(Faces, SyntheticFaces(count, seed=seed, size=size))
+        return cast(Faces, SyntheticFaces(count, seed=seed, size=size, difficulty=options.get("difficulty", "normal")))
     except ValueError as error:
         raise DataError(f"{spec!r} cannot be drawn: {error}") from error
 

@@ -62,7 +62,6 @@ def test_predict_skips_what_it_cannot_read_and_says_so(face: Path, tmp_path: Pat
         (["predict", "x.png", "--model", "large-68"], "no shipped model (small-68)"),
         (["eval", "small-68", "--data", "300x:/tmp"], "did you mean 300w?"),
         (["eval", "small-68", "--data", "300w:/nowhere"], "/nowhere"),
-        (["eval", "small-68", "--data", "synthetic:4#size=64"], "predicts 68 landmarks"),
         (["train", "/nowhere/config.yaml"], "check the path"),
         (["data", "check", "wflw", "/nowhere"], "/nowhere"),
     ],

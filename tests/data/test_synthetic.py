@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ldeq.data.errors import DataError
 from ldeq.data.layouts import WFLW98
 from ldeq.data.sources import open_faces
 from ldeq.data.synthetic import DIFFICULTIES, SyntheticFaces, render_face
@@ -182,3 +183,15 @@ def test_faces_for_testing_are_not_those_of_training() -> None:
     np.testing.assert_array_equal(test.record(0).points, again.record(0).points)
     other = open_faces("synthetic:3#size=64,seed=1", "train")
     assert not np.array_equal(train.record(0).points, other.record(0).points)
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "normal", "hard"])
+def test_a_source_says_how_difficult_its_faces_are(difficulty: str) -> None:
+    found, expected = open_faces(f"synthetic:2#size=48,difficulty={difficulty}"), SyntheticFaces(2, 0, 48, difficulty)
+    assert found.name == expected.name
+    np.testing.assert_array_equal(found.read(1), expected.read(1))
+
+
+def test_an_unknown_difficulty_of_a_source_is_refused() -> None:
+    with pytest.raises(DataError, match=r"synthetic:2#difficulty=brutal.*easy, normal"):
+        open_faces("synthetic:2#difficulty=brutal")

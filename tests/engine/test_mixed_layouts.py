@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from ldeq.cli import main
 from ldeq.data import IBUG68, WFLW98, Augmentation, FaceRecord, LandmarkDataset, Layout, shared_indices, write_image, write_pts
 from ldeq.data.clips import SequenceDataset
-from ldeq.data.shared import SharedLandmarks
+from ldeq.data.shared import SharedLandmarks, in_layout
 from ldeq.data.synthetic import SyntheticFaces
 from ldeq.engine import TrainSettings
 from ldeq.engine.console import Console
@@ -132,3 +133,25 @@ def test_sequences_of_another_layout_are_relabelled_as_a_whole() -> None:
         pytest.skip("no drawn face has room about it")
     found, given = SharedLandmarks(plain, IBUG68)[0]["landmarks"], plain[0]["landmarks"]
     assert found.shape == (3, 68, 2) and torch.equal(found, given[:, OF_98])
+
+
+def test_faces_of_98_landmarks_are_faces_of_the_68_among_them() -> None:
+    faces = SyntheticFaces(2, size=48)
+    found = in_layout(faces, IBUG68)
+    ours, theirs = shared_indices(IBUG68, WFLW98) or ((), ())
+    for k, of in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(found.record(1).points[k], faces.record(1).points[of])
+    assert found.record(1).points.shape == (68, 2) and found.layout is IBUG68
+    assert len(found) == 2 and found.name == f"{faces.name} (68 of 98 landmarks)"
+    np.testing.assert_array_equal(found.read(1), faces.read(1))
+    assert in_layout(faces, WFLW98) is faces
+    assert in_layout(found, WFLW98) is found  # 30 of the 98 have no label
+    assert in_layout(faces, Layout("own", 5, (1, 0, 2, 4, 3), (0, 1), {})) is faces
+
+
+def test_a_model_of_68_landmarks_is_scored_on_data_of_98(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "small-68", "--data", "synthetic:6#size=160,difficulty=easy"]) == 0
+    told = capsys.readouterr().out
+    assert "(68 of 98 landmarks), 6 images, ibug-68" in told
+    row = next(line for line in told.splitlines() if line.startswith("| full"))
+    assert float(row.split("|")[2]) < 8  # drawn faces are strange to it; other landmarks would be off by tens of percent
