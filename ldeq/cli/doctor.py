@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,6 +21,7 @@ from ..models.inference.packed import packing_missing
 from ..ops import available_backends
 from ..ops.library import show_config
 from ..threads import choose_threads
+from ..video.camera import camera_devices
 from ..video.encoders import choose_encoder
 from ..video.reading import DEFAULT_RATE, VideoError, require_av
 from ..waiting import choose_waiting, threads_sleep
@@ -106,10 +105,9 @@ def _encoder() -> str:
 
 
 def _camera() -> str:
-    """Which cameras there are; they are not opened, since that lights their lamp."""
-    if not sys.platform.startswith("linux"):
+    found = camera_devices()
+    if found is None:
         return "not looked for; try: ldeq webcam"
-    found = sorted(Path("/dev").glob("video[0-9]*"))
     return ", ".join(map(str, found)) if found else "none: there is no /dev/video*"
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from ..engine.console import Console
 from ..engine.interruption import StopRequest
 from ..engine.settings import SettingsError
+from ..video.camera import camera_frames, open_camera
 from ..video.drawing import Comparison
-from ..video.reading import VideoError, VideoFrame, VideoReader
+from ..video.reading import VideoError, VideoReader
 from ..video.sources import PictureSequence, camera_rate, open_video
 from ..video.writing import VideoWriter
 from .arguments.video import VideoArguments, WebcamArguments
@@ -99,11 +96,7 @@ class Webcam(WebcamArguments):
         pipeline = Pipeline(**vars(self.pipeline))
         check_places({"-o": self.out, "--json": self.json, "--csv": self.csv}, pipeline)
         console = Console()
-        capture = cv2.VideoCapture(self.camera)
-        if not capture.isOpened():
-            raise VideoError(
-                f"there is no camera {self.camera}, or another program holds it; try --camera 1, or: ldeq video FILE"
-            )
+        capture = open_camera(self.camera)
         landmarker = pipeline.load()
         rate, word = camera_rate(capture.get(cv2.CAP_PROP_FPS))
         if word:
@@ -115,7 +108,7 @@ class Webcam(WebcamArguments):
             stop = stack.enter_context(StopRequest(lambda: None))
             run = Run([pipeline.stream(landmarker, rate, None)], sink, None, console, threads=landmarker.threads)
             console.say(f"camera {self.camera}: {pipeline.describe(landmarker)}; Ctrl-C ends")
-            for frame in run.decoded(_camera_frames(capture)):
+            for frame in run.decoded(camera_frames(capture)):
                 if sink.video is None:
                     height, width = frame.image.shape[:2]
                     sink.video = VideoWriter(self.out, width, height, rate=rate)
@@ -128,14 +121,3 @@ class Webcam(WebcamArguments):
                 console.say(f"wrote {path}")
             run.report()
         return 0
-
-
-def _camera_frames(capture: cv2.VideoCapture) -> Iterator[VideoFrame]:
-    begin, index = time.perf_counter(), 0
-    while True:
-        good, picture = capture.read()
-        if not good:
-            return
-        image: NDArray[np.uint8] = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-        yield VideoFrame(index, time.perf_counter() - begin, image)
-        index += 1

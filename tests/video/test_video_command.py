@@ -202,11 +202,6 @@ def test_the_webcam_looks_at_its_arguments_before_the_camera(tmp_path: Path, cap
     assert "--seconds must be > 0" in capfd.readouterr().err
 
 
-def test_no_camera_is_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["webcam", "--camera", "99", "-o", str(tmp_path / "o.mp4")]) == 2
-    assert "there is no camera 99" in capfd.readouterr().err
-
-
 def test_the_released_settings_refuse_others_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_clip(tmp_path / "in.mp4", list(moving(3, 3)))
     command = ["video", str(path), "--json", str(tmp_path / "o.json"), "--box", box(3), "--released", "--smooth", "none"]
