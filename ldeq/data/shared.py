@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ldeq.data.clips.sequences import SequenceDataset
 from ldeq.data.dataset import LandmarkDataset
-from ldeq.data.layouts import Layout, shared_indices
+from ldeq.data.layouts import Layout, landmarks_between, shared_indices
 from ldeq.data.records import FaceRecord, Faces
 
 from ..errors import ArgumentError
@@ -49,6 +49,8 @@ class _FacesInLayout:
 class SharedLandmarks(Dataset[dict[str, Any]]):
     """A data set whose labels are given in another layout; landmarks that it does not have are NaN.
 
+    Those that lie midway between landmarks that it has are taken from these (`ldeq.data.layouts.landmarks_between`).
+
     An item is that of the data set, with ``landmarks`` of shape `(..., K, 2)` for the K landmarks of `layout`, and ``points``
     too where it has them. Of every item the same landmarks are known.
 
@@ -66,6 +68,7 @@ class SharedLandmarks(Dataset[dict[str, Any]]):
             raise ArgumentError(f"the layouts {dataset.layout.name!r} and {layout.name!r} are not known to share landmarks.")
         self.dataset, self.layout, self.faces = dataset, layout, dataset.faces
         self._from, self._to = (torch.tensor(side) for side in shared)
+        self._between = landmarks_between(dataset.layout, layout)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -77,6 +80,8 @@ class SharedLandmarks(Dataset[dict[str, Any]]):
     def _moved(self, points: Tensor) -> Tensor:
         moved = points.new_full((*points.shape[:-2], self.layout.count, 2), torch.nan)
         moved[..., self._to, :] = points[..., self._from, :]
+        for index, parts in self._between:
+            moved[..., index, :] = sum(weight * moved[..., part, :] for part, weight in parts)
         return moved
 
     def set_epoch(self, epoch: int) -> None:

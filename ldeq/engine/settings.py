@@ -108,6 +108,8 @@ class RunSettings:
     """Checkpoints kept, besides ``best.safetensors``."""
     log_every: int = 10
     """Steps between lines of ``log.jsonl``."""
+    tensorboard: bool = False
+    """Write the numbers of those lines for TensorBoard, too; needs the package tensorboard."""
 
 
 @dataclass(frozen=True)

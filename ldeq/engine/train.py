@@ -45,6 +45,7 @@ from .run_lock import RunLock
 from .runlog import RunLog
 from .settings import SettingsError, TrainSettings, dump, to_mapping
 from .step import TrainingStep
+from .tensorboard import TensorBoard, check_tensorboard
 from .training_data import TrainingData
 from .transfer import transfer
 from .weights import layout_entries, load_pretrained, save_weights
@@ -89,6 +90,9 @@ class Trainer:
         self.console = console or Console(enabled=self.main)
         self.folder = user_path(run.out)
         self.log = RunLog(self.folder / "log.jsonl")
+        self.board: TensorBoard | None = None
+        if run.tensorboard:
+            check_tensorboard()
 
         check_size(settings.model, self.device)
         self.data = TrainingData(settings, self.rank, self.world)
@@ -456,6 +460,8 @@ class Trainer:
     def _rewind_log(self, step: int) -> None:
         if self.main:
             self.log.rewind(step, self.validation_due)
+            if self.settings.run.tensorboard:
+                self.board = TensorBoard(self.folder, step)
 
     def _write_settings(self) -> None:
         checkpoint.write_atomically(self.folder / "config.yaml", dump(self.settings).encode())
@@ -463,9 +469,10 @@ class Trainer:
     # --- telling ---
 
     def _log(self, row: dict[str, Any]) -> None:
-        complaint = self.log.append({"step": self.step, "epoch": self.step / self.steps_per_epoch, **row})
-        if complaint:
-            self.console.warn(f"{complaint}; training goes on")
+        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **row}
+        for complaint in (self.log.append(line), self.board.add(line) if self.board else None):
+            if complaint:
+                self.console.warn(f"{complaint}; training goes on")
 
     def _draw(self, name: str, picture: Callable[[], np.ndarray]) -> None:
         """Writes a picture of the run. It is there to be looked at: nothing that goes wrong with it ends a run."""

@@ -13,6 +13,7 @@ import torch
 from ldeq.cli import main
 from ldeq.data import IBUG68, WFLW98, Augmentation, FaceRecord, LandmarkDataset, Layout, shared_indices, write_image, write_pts
 from ldeq.data.clips import SequenceDataset
+from ldeq.data.layouts import landmarks_between
 from ldeq.data.shared import SharedLandmarks, in_layout
 from ldeq.data.synthetic import SyntheticFaces
 from ldeq.engine import TrainSettings
@@ -56,10 +57,32 @@ def test_what_68_landmarks_do_not_say_is_unknown_of_98(photos: Path) -> None:
     plain = LandmarkDataset(open_faces(f"300w:{photos}#helen-train"), 64)
     more = SharedLandmarks(plain, WFLW98)[2]["landmarks"]
     known = more.isfinite().all(-1)
-    assert known.nonzero().flatten().tolist() == sorted(OF_98) and more[~known].isnan().all()
+    contour, lids = list(range(1, 33, 2)), [62, 66, 70, 74]
+    assert known.nonzero().flatten().tolist() == sorted([*OF_98, *contour, *lids]) and more[~known].isnan().all()
     assert torch.equal(more[OF_98], plain[2]["landmarks"])
     # What a mirror would swap is known of both sides or of neither.
     assert torch.equal(known, known[torch.tensor(WFLW98.mirror)])
+
+
+def test_landmarks_between_those_that_are_known_lie_on_the_curve_through_them() -> None:
+    """On a circle and on a parabola; and on drawn faces near their labels."""
+    between = dict(landmarks_between(IBUG68, WFLW98))
+    assert sorted(between) == [*range(1, 33, 2), 62, 66, 70, 74]
+    angle = np.arange(33) / 33
+    for curve in (np.stack([np.cos(angle), np.sin(angle)], -1), np.stack([angle, 3 * angle**2 - angle], -1)):
+        for index in range(1, 33, 2):
+            found = sum(weight * curve[part] for part, weight in between[index])
+            np.testing.assert_allclose(found, curve[index], atol=1e-4)
+    faces = SyntheticFaces(8, size=64)
+    for i in range(8):
+        points = faces.record(i).points
+        eyes = np.linalg.norm(points[60] - points[72])
+        for index, parts in between.items():
+            assert {part for part, _ in parts} <= set(OF_98)
+            assert sum(weight for _, weight in parts) == pytest.approx(1)
+            found = sum(weight * points[part] for part, weight in parts)
+            assert np.linalg.norm(found - points[index]) < 0.06 * eyes
+    assert landmarks_between(WFLW98, IBUG68) == landmarks_between(WFLW98, WFLW98) == ()
 
 
 def test_a_layout_of_ones_own_shares_nothing() -> None:

@@ -81,5 +81,5 @@ def test_what_a_run_does_without_being_told_is_what_the_documents_say() -> None:
     }  # fmt: skip
     assert vars(RunSettings()) == {
         "out": "runs/ldeq", "start": None, "epochs": 60, "batch": 16, "seed": 0, "amp": "off", "device": "auto",
-        "validate_every": 5, "save_every": 1, "keep": 2, "log_every": 10,
+        "validate_every": 5, "save_every": 1, "keep": 2, "log_every": 10, "tensorboard": False,
     }  # fmt: skip
