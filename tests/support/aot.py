@@ -1,6 +1,7 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and reports registers, stack and reads of each.
 
-`python tests/support/aot.py [--all]` prints a JSON table; run apart from the tests, whose process has Triton's interpreter on.
+`python tests/support/aot.py [--all] TARGET ...` prints a JSON table, for targets like sm_90 and gfx942. Tests run it in a
+process of its own, since theirs has Triton's interpreter on.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TARGETS = (80, 90, 100, 120)
+NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
+AMD = ("gfx90a", "gfx942")
 
 
 @dataclass
@@ -33,9 +35,11 @@ class Case:
     """Sizes and strides are multiples of 16, as LDEQ's are; Triton compiles other code where they are not."""
 
 
-def cases(everything: bool, capability: int) -> Iterator[Case]:
+def cases(everything: bool, target: str) -> Iterator[Case]:
     """Every kernel at LDEQ's sizes in one type, or with ``everything`` each type and launch shape."""
-    for dtype in ("fp32", "bf16", "fp16") if everything else ("fp32",) if capability in (80, 100) else ("bf16",):
+    for dtype in (
+        ("fp32", "bf16", "fp16") if everything else ("fp32",) if target in ("sm_80", "sm_100", "gfx90a") else ("bf16",)
+    ):
         yield from softargmax_cases(dtype, everything)
         yield from solver_cases(dtype, everything)
     flags: dict[str, Any] = {"RELATIVE": True, "SUM": 64}
@@ -108,7 +112,7 @@ def type_of(name: str, case: Case) -> str | tuple[str, ...]:
     return (pointer,) * case.constants["N"] if name == "ring" else pointer
 
 
-def compiled(case: Case, capability: int) -> dict[str, int]:
+def compiled(case: Case, target: str) -> dict[str, int]:
     import importlib
 
     import triton
@@ -126,28 +130,55 @@ def compiled(case: Case, capability: int) -> dict[str, int]:
         elif kind.startswith("*") or name in even:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature, constexprs=case.constants, attrs=attributes)
-    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": case.warps})
+    # The data centre GPUs of AMD run 64 threads in a wave.
+    gpu = GPUTarget("hip", target, 64) if target in AMD else GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+    binary = triton.compile(source, target=gpu, options={"num_warps": case.warps})
+    if target in AMD:
+        return used_by_amd(binary.asm["amdgcn"]) | {"warps": case.warps}
+    reads = len(re.findall(r"tt\.load [^\n]*tensor<", binary.asm["ttgir"]))
+    return used_by_nvidia(binary.asm["cubin"]) | {"block_reads": reads}
+
+
+def used_by_nvidia(cubin: bytes) -> dict[str, int]:
+    import triton
+
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
+        file.write(cubin)
         file.flush()
         report = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
-    reads = len(re.findall(r"tt\.load [^\n]*tensor<", binary.asm["ttgir"]))
-    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"], "block_reads": reads}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
 
 
-def table(everything: bool) -> dict[str, dict[str, dict[str, int]]]:
+def used_by_amd(assembly: str) -> dict[str, int]:
+    """What the kernel's descriptor says at the end of the assembly."""
+    found = {name: int(value) for name, value in re.findall(r"^\s+\.([a-z_]+): +(\d+)$", assembly, re.MULTILINE)}
+    return {
+        "registers": found["vgpr_count"],
+        "stack": found["private_segment_fixed_size"],
+        "spills": found["vgpr_spill_count"] + found["sgpr_spill_count"],
+        "wave": found["wavefront_size"],
+        "threads": found["max_flat_workgroup_size"],
+    }
+
+
+def table(everything: bool, targets: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
     """{"sm_90": {label: {"registers": .., "stack": .., "block_reads": ..}}}"""
-    jobs = [(case, capability) for capability in TARGETS for case in cases(everything, capability)]
-    out: dict[str, dict[str, dict[str, int]]] = {f"sm_{c}": {} for c in TARGETS}
+    jobs = [(case, target) for target in targets for case in cases(everything, target)]
+    out: dict[str, dict[str, dict[str, int]]] = {target: {} for target in targets}
     with ProcessPoolExecutor(max_workers=2) as pool:
-        for (case, capability), found in zip(jobs, pool.map(compiled, *zip(*jobs, strict=True), chunksize=4), strict=True):
-            out[f"sm_{capability}"][case.label] = found
+        for (case, target), found in zip(jobs, pool.map(compiled, *zip(*jobs, strict=True), chunksize=4), strict=True):
+            out[target][case.label] = found
     return out
 
 
 if __name__ == "__main__":
     import triton
 
-    json.dump({"compiler": f"triton {triton.__version__}", "kernels": table("--all" in sys.argv)}, sys.stdout, indent=1)
+    asked = [argument for argument in sys.argv[1:] if argument != "--all"]
+    json.dump(
+        {"compiler": f"triton {triton.__version__}", "kernels": table("--all" in sys.argv, asked or NVIDIA)},
+        sys.stdout,
+        indent=1,
+    )
