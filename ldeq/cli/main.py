@@ -73,11 +73,13 @@ def _run(arguments: list[str]) -> int:
     from .commands import Command
     from .unknown_words import check_words
 
-    check_words(arguments, Command)
+    if not check_words(arguments, Command):
+        arguments = [*arguments, "--help"]
     command = tyro.cli(
         Command,
         prog="ldeq",
-        description="Facial landmarks in pictures and videos, without flicker.",
+        description="Facial landmarks in pictures and videos, without flicker. ldeq COMMAND --help tells more, ldeq --version "
+        "the version.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )

@@ -17,11 +17,14 @@ _COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 _OPTION = re.compile(r"--?[A-Za-z][^=\s]*")
 
 
-def check_words(arguments: Sequence[str], commands: Any) -> None:
+def check_words(arguments: Sequence[str], commands: Any) -> bool:
     """
     Args:
         arguments: without the program's name.
         commands: the union of the commands' dataclasses, each with its name in its annotation.
+
+    Returns:
+        Whether the words name a command, and not only a group of them or nothing.
 
     Raises:
         ArgumentError: for a command, or an option of one, that does not exist.
@@ -37,11 +40,12 @@ def check_words(arguments: Sequence[str], commands: Any) -> None:
         known, options = _commands(get_type_hints(kind, include_extras=True).get("command")), {*_GENERAL, *_options(kind)}
     for word in rest:
         if word == "--":
-            return
+            break
         found = _OPTION.match(word)
         if found and found[0].replace("_", "-") not in options:
             hint = did_you_mean(found[0], options)
             raise ArgumentError(f"{command} has no option {found[0]}{hint}; {command} --help lists them")
+    return bool(rest) or not known
 
 
 def _commands(union: Any) -> dict[str, type]:

@@ -82,3 +82,20 @@ def test_a_misspelled_recipe(asked: str, tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "configs" / name).write_text("run: {epochs: 1}\n")
     monkeypatch.chdir(tmp_path)
     assert "(did you mean configs/wflw.yaml?); check the path" in refused("train", asked)
+
+
+@pytest.mark.parametrize("words", [[], ["data"]], ids=["nothing", "a group"])
+def test_no_command_is_answered_with_the_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    told = capsys.readouterr()
+    assert ended.value.code == 0 and told.err == ""
+    assert told.out.startswith(f"usage: {' '.join(['ldeq', *words])} [-h]")
+
+
+@pytest.mark.parametrize("words", list(command_lines()), ids=" ".join)
+def test_help_shows_no_none_where_an_option_may_be_absent(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    told = capsys.readouterr().out
+    assert "{None}" not in told and "default: )" not in told

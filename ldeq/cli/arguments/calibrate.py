@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from ._optional import OptionalPath, OptionalText
+
 
 @dataclass
 class CalibrateArguments:
@@ -16,16 +18,16 @@ class CalibrateArguments:
     Example: ldeq calibrate runs/mine/best.safetensors --data 300w:~/300w
     """
 
-    weights: tyro.conf.Positional[Path]
+    weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
     """The .safetensors file of a model, as training and ldeq convert write it."""
     data: Annotated[list[str], tyro.conf.arg(metavar="SPEC")]
     """Labelled faces, as ldeq eval --data takes them; those that the model was trained on will do. What is no face is taken
     from beside them."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[OptionalPath, tyro.conf.arg(aliases=["-o"])] = None
     """Where the weights go; into the file itself if absent."""
     faces: int = 300
     """How many labelled faces are used in all."""
-    split: str | None = None
+    split: OptionalText = None
     """Of the data; its training split if absent."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""

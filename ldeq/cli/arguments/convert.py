@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ._optional import OptionalPath
+
 
 @dataclass
 class ConvertArguments:
@@ -16,13 +18,13 @@ class ConvertArguments:
     Example: ldeq convert final.pth.tar --out ldeq-wflw.safetensors
     """
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """The published file, such as final.pth.tar."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[OptionalPath, tyro.conf.arg(aliases=["-o"])] = None
     """Where the weights go; beside the checkpoint, as NAME.safetensors, if absent. A file that exists is never replaced."""
     variant: Literal["stills", "video"] | None = None
     """Which of the two published models it is, if the arguments in the file do not tell."""
-    ignore: Annotated[list[str], tyro.conf.arg(metavar="NAME")] = field(default_factory=list)
+    ignore: Annotated[list[str], tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = field(default_factory=list)
     """Tensors of the file that hold no weights and are left out."""
 
     def run(self) -> int:

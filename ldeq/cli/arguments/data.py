@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ._optional import OptionalCount, OptionalPath, OptionalText
+
 
 @dataclass
 class DataCheckArguments:
@@ -16,17 +18,17 @@ class DataCheckArguments:
     Example: ldeq data check wflw ~/WFLW --split test --sheet sheet.png
     """
 
-    kind: tyro.conf.Positional[str]
+    kind: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KIND")]
     """300w, wflw, hih, wflw-v or synthetic; or all in one, as in wflw:~/WFLW#test."""
-    folder: tyro.conf.Positional[str | None] = None
+    folder: Annotated[tyro.conf.Positional[OptionalText], tyro.conf.arg(metavar="[FOLDER]")] = None
     """Where it lies (synthetic: how many)."""
-    split: str | None = None
+    split: OptionalText = None
     """The split; ``train`` by default, for wflw-v ``all``."""
-    sheet: Path | None = None
+    sheet: OptionalPath = None
     """Picture with a sample of faces and their landmarks drawn."""
     samples: Annotated[int, tyro.conf.arg(metavar="N")] = 30
     """Faces on the sheet."""
-    json: Path | None = None
+    json: OptionalPath = None
     """Where the findings go as JSON."""
 
     def run(self) -> int:
@@ -42,7 +44,7 @@ class MakeFacesArguments:
     Example: ldeq data make-faces ~/faces --count 1000 --seed 1, then use it as wflw:~/faces
     """
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Where they go; it must not hold a data set already."""
     count: int = 1000
     """Faces of the train list; the test list gets a fifth of that, from another seed."""
@@ -77,7 +79,7 @@ class MakeClipsArguments:
     part: Literal["tune", "test", "all"] = "test"
     """Photos to use: ``tune`` and ``test`` show different people, so that filters are tuned on others than those that
     judge them."""
-    frames: int | None = None
+    frames: OptionalCount = None
     """Frames of every clip; 110 to 150 by default."""
     noise: bool = True
     """Noise of the sensor; without it the clips are otherwise the same."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from ._optional import OptionalCount, OptionalNumber, OptionalPath, OptionalText
 
 
 @dataclass
@@ -18,25 +19,25 @@ class EvalArguments:
     Example: ldeq eval small-68 --data wflw-v:~/WFLW_V --split hard --rwr --baseline one-euro
     """
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A shipped model or a ``.safetensors`` file: weights or a training checkpoint."""
     data: str
     """Where the faces are: 300w:FOLDER, wflw:FOLDER, hih:FOLDER or synthetic:COUNT; or the videos, wflw-v:FOLDER."""
-    split: str | None = None
+    split: OptionalText = None
     """The split, if --data does not name it after a ``#``; ``test`` by default, for videos ``all``."""
     subsets: str = "all"
     """``all``, ``none``, or names with commas between them, of the attributes that the data carries."""
-    crop: str | None = None
+    crop: OptionalText = None
     """Crop rule: hih, landmarks, rect. The one the model was trained with by default."""
-    crop_scale: float | None = None
+    crop_scale: OptionalNumber = None
     """Side of the crop over the longer side of the box; the one the model was trained with by default."""
-    max_iter: int | None = None
+    max_iter: OptionalCount = None
     """Cell evaluations of the solve at most; the model's own by default, as for the next two."""
-    tol: float | None = None
+    tol: OptionalNumber = None
     """Tolerance of the stop."""
     stop: Literal["relative", "absolute", "landmarks"] | None = None
     """What --tol measures: the residual, or how far the landmarks still move, in pixels of the crop."""
-    report: Path | None = None
+    report: OptionalPath = None
     """Folder for report.md, report.json, the error curve, the error of each landmark and the worst faces."""
     batch: int = 16
     """Faces at a time."""
@@ -55,10 +56,10 @@ class EvalArguments:
     figures are for --boxes given."""
     iters: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Videos: cell evaluations a frame with --rwr."""
-    baseline: str | None = None
+    baseline: OptionalText = None
     """Videos: filters, with commas between them, to put behind each frame alone; for example one-euro,ema. Settings follow the
     name: one-euro,beta=20,ema. Without settings, they are those tuned for the least flicker at no larger error."""
-    smooth: str | None = None
+    smooth: OptionalText = None
     """Videos: filters to put behind --rwr and --released, or behind each frame alone without them."""
     boxes: Literal["given", "tracked"] = "tracked"
     """Videos: crop every frame by its own labelled box, or follow the landmarks from the first one."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from ._optional import OptionalCount, OptionalPath
 
 
 @dataclass
@@ -15,13 +17,13 @@ class ExportArguments:
     Example: ldeq export small-68 --onnx small-68.onnx --verify
     """
 
-    model: tyro.conf.Positional[str] = "small-68"
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = "small-68"
     """A shipped model or a ``.safetensors`` file."""
-    onnx: Path | None = None
+    onnx: OptionalPath = None
     """Where the ONNX file (opset 18) goes."""
-    torch_export: Path | None = None
+    torch_export: OptionalPath = None
     """Where the program of torch.export goes, a ``.pt2`` file."""
-    evaluations: int | None = None
+    evaluations: OptionalCount = None
     """Cell evaluations in each run; by default those of the model's full solve. Use 1 for video."""
     verify: bool = False
     """Run what was written on drawn faces and compare it with PyTorch."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._optional import OptionalCount, OptionalNumber
+
 
 @dataclass
 class PipelineArguments:
@@ -25,9 +27,9 @@ class PipelineArguments:
     doctor)."""
     detect_every: int = 0
     """Frames between two searches for faces that came in; 0 searches only where there is no face."""
-    max_faces: int | None = None
+    max_faces: OptionalCount = None
     """The largest so many faces are followed; all of them if absent."""
-    min_score: float | None = None
+    min_score: OptionalNumber = None
     """What scores lower in several full solves in a row is no face; if absent, the model's own limit. 0 is no limit."""
     model: str = "small-68"
     """A shipped model or a ``.safetensors`` file."""

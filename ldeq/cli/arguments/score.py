@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from ._optional import OptionalNumber, OptionalPath, OptionalText
 
 
 @dataclass
@@ -15,23 +18,23 @@ class ScoreArguments:
     Example: ldeq score ours.csv openface.csv --truth labels.npy --report report.html
     """
 
-    tracks: tyro.conf.Positional[list[Path]]
+    tracks: Annotated[tyro.conf.Positional[list[Path]], tyro.conf.arg(metavar="TRACK ...", help_behavior_hint="(required)")]
     """Files of `ldeq video` (CSV or JSON), OpenFace's CSV, tables with the columns frame, x_0, y_0, ..., or .npy (T, K, 2)."""
-    video: Path | None = None
+    video: OptionalPath = None
     """The video, for its frame rate and the size of its frames."""
-    truth: Path | None = None
+    truth: OptionalPath = None
     """Labels of the same landmarks, in any of these formats."""
-    raw: Path | None = None
+    raw: OptionalPath = None
     """The track without a filter: against it the lag is measured if there is no truth."""
-    face: str | None = None
+    face: OptionalText = None
     """Which face of files that hold several; the one in the most frames if absent."""
-    fps: float | None = None
+    fps: OptionalNumber = None
     """Frames a second; by default that of the video, else what the file says, else 25."""
     fractions: bool = False
     """Coordinates are fractions of the picture, as MediaPipe gives them; needs --video."""
-    report: Path | None = None
+    report: OptionalPath = None
     """Where a page with the table and plots goes: .html."""
-    json: Path | None = None
+    json: OptionalPath = None
     """Where the figures go as JSON."""
 
     def run(self) -> int:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ._optional import OptionalText
+
 
 @dataclass
 class TrainArguments:
@@ -16,11 +18,11 @@ class TrainArguments:
     Example: ldeq train config.yaml --set optim.lr=5e-4 --set run.epochs=20 --resume auto
     """
 
-    config: tyro.conf.Positional[Path]
+    config: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG")]
     """The YAML file with the settings (docs/training.md); an unknown one is an error that names the nearest."""
     set: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE"), tyro.conf.UseAppendAction] = field(default_factory=list)
     """Overrides a setting, as in optim.lr=5e-4; may be repeated."""
-    resume: str | None = None
+    resume: OptionalText = None
     """``auto`` for the newest checkpoint in run.out, or the path of a checkpoint, or the name of one in run.out. Without it
     a folder that holds checkpoints is refused."""
     allow_changes: bool = False

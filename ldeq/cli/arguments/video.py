@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from ._optional import OptionalNumber, OptionalPath, OptionalText
 from .following import PipelineArguments
 
 
@@ -18,19 +19,19 @@ class VideoArguments:
     Example: ldeq video in.mp4 -o out.mp4 --compare
     """
 
-    video: tyro.conf.Positional[str]
+    video: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="VIDEO")]
     """A video file or address; or pictures: a folder, a pattern such as 'frames/*.png', or numbered ones, frames/%04d.png."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    out: Annotated[OptionalPath, tyro.conf.arg(aliases=["-o"])] = None
     """Where the video with its landmarks goes: .mp4, .m4v, .mov or .mkv; the sound goes along."""
-    json: Path | None = None
+    json: OptionalPath = None
     """Where landmarks go as JSON: time, number, points, deviations, box, reset of each face in each frame."""
-    csv: Path | None = None
+    csv: OptionalPath = None
     """The same as CSV, a row a face."""
     compare: bool = False
     """Draw each frame alone on the left, RwR and its filter on the right, an eye enlarged, flicker below."""
-    fps: float | None = None
+    fps: OptionalNumber = None
     """Frames a second of pictures, 25 if absent; a video has its own."""
-    box: str | None = None
+    box: OptionalText = None
     """x1,y1,x2,y2 in pixels of the first frame, tight around the landmarks, instead of the detector."""
     pipeline: tyro.conf.OmitArgPrefixes[PipelineArguments] = field(default_factory=PipelineArguments)
 
@@ -51,11 +52,11 @@ class WebcamArguments:
     """Where the video with its landmarks goes."""
     camera: int = 0
     """Number of the camera."""
-    seconds: float | None = None
+    seconds: OptionalNumber = None
     """How long; until Ctrl-C if absent."""
-    json: Path | None = None
+    json: OptionalPath = None
     """Where landmarks go as JSON."""
-    csv: Path | None = None
+    csv: OptionalPath = None
     """The same as CSV."""
     pipeline: tyro.conf.OmitArgPrefixes[PipelineArguments] = field(default_factory=PipelineArguments)
 
