@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,11 @@ def main(torch: str) -> None:
     size = wheel.stat().st_size / 1e6
     print(f"{wheel.name}: {size:.2f} MB, with {torch} on Python {sys.version.split()[0]}", flush=True)
     assert "-py3-none-manylinux_" in wheel.name, "the wheel has no native library, or no tag by which other Linuxes take it"
-    assert size <= 6, "the wheel is larger than 6 MB"
+    with zipfile.ZipFile(wheel) as parts:
+        models = {i.filename: i.compress_size / 1e6 for i in parts.infolist() if i.filename.endswith(".safetensors")}
+    print(f"of that, models: {', '.join(f'{name} {mb:.2f} MB' for name, mb in models.items())}", flush=True)
+    assert all(mb <= 3 for mb in models.values()), "a model is larger than 3 MB"
+    assert size - sum(models.values()) <= 4, "the wheel without its models is larger than 4 MB"
     with tempfile.TemporaryDirectory() as folder:
         venv.create(f"{folder}/venv", with_pip=True)
         python = f"{folder}/venv/bin/python"
