@@ -28,17 +28,20 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tools/fuzz.py --cases 1000000 --each 4000 --record tests/fuzz/record.json
 
 # The kernels without a GPU: the CUDA kernels built for the CPU and by nvcc, and their PTX; the Triton kernels in the interpreter
-# and ahead of time. A process each, since Triton takes to its interpreter when it is first imported.
+# and ahead of time. A process each, since Triton takes to its interpreter when it is first imported; the longest one starts first,
+# or it would run alone at the end.
 test-device: $(VENV)/.installed-dev
-	$(MAKE) --no-print-directory -j2 --output-sync=target test-host test-ptx test-triton
+	$(MAKE) --no-print-directory -j$(CORES) --output-sync=target test-triton test-ptx test-host test-ahead
 
-.PHONY: test-host test-ptx test-triton
+.PHONY: test-host test-ptx test-triton test-ahead
 test-host: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/host
 test-ptx: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/ptx
 test-triton: $(VENV)/.installed-dev
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels tests/device
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/device
+test-ahead: $(VENV)/.installed-dev
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 
 # The same operators, solves and models on a GPU; then a part of them under compute-sanitizer, which sees accesses past the end
 # only where torch does not cut its allocations from larger ones. CUDA calls of torch's own that fail and are handled are no errors.
