@@ -26,7 +26,7 @@ def test_the_steps_run_and_leave_their_files(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     skip = () if importlib.util.find_spec("onnxruntime") else ("export", "web")
     # npm's download is none of this test's; tests/web has it.
-    monkeypatch.setattr("ldeq.web.runtime.from_npm", lambda: dict.fromkeys(runtime.FILES, b"stand-in"))
+    monkeypatch.setattr("ldeq.web.runtime.from_cache", lambda: dict.fromkeys(runtime.FILES, b"stand-in"))
     done = record.run_steps(run, tmp_path, quick=True, skip=skip)
     assert len(done) == len(record.STEPS) - len(skip)
     assert all(each.printed for each in done)
