@@ -182,6 +182,8 @@ class _Body:
         lines = []
         for name, kind, operand in zip("abcd", what.reads, operands[1:], strict=False):
             value = self.typed(operand, kind)
+            if kind in ("f16", "bf16"):
+                value = f"wide({value})"
             lines.append(f"const auto {name} = {f'flushed({value})' if what.flushes and kind != 'pred' else value};")
         lines.append(f"using Value = {what.writes};")
         value = f"flushed(Value({what.value}))" if what.flushes and what.writes != "pred" else f"Value({what.value})"
