@@ -80,6 +80,8 @@ def apply_waiting(program: Sequence[str], words: Sequence[str], environment: Mut
     if "torch" in sys.modules or not is_program(words, program):
         return
     command, *options = *words[1:], ""
+    if command == "doctor":  # says what the others do, and would find its own setting for the user's
+        return
     asked = " ".join(options).replace("=", " ").split()
     chosen = choose_waiting(environment, command in FINDING and ("--engine", "torch") not in pairwise(asked))
     if chosen.variable is not None:

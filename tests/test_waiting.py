@@ -67,6 +67,10 @@ def test_every_other_process_is_left_alone(program: list[str], words: list[str],
     assert set_by(program, words) == {}
 
 
+def test_doctor_sets_nothing_that_it_would_take_for_the_users_word(installed: set[str]) -> None:
+    assert set_by([*SCRIPT, "doctor"], ["/venv/bin/ldeq", "doctor"]) == {}
+
+
 @pytest.mark.parametrize("command", ["video", "train"])
 @pytest.mark.parametrize("name", VARIABLES)
 def test_what_the_user_set_stays(name: str, command: str, installed: set[str]) -> None:

@@ -83,8 +83,8 @@ class Run(NamedTuple):
 
 WEIGHTS = ROOT / "ldeq" / "weights"
 CHAIN = (
-    "the mean of the weights of two runs, one of `configs/small-300w-turned.yaml` and one of `configs/small-300w.yaml`, both "
-    "short and from means of earlier ones"
+    "the mean of the weights of three runs, one each of `configs/small-300w-turned.yaml`, `configs/small-300w.yaml` and "
+    "`configs/small-300w-motion.yaml`, the first two short and from means of earlier ones"
 )
 TURNED = "these and copies of them in which the head is turned, blinks or opens its mouth"
 RUNS = {
@@ -95,7 +95,11 @@ RUNS = {
         made=CHAIN,
     ),
     "small-98-mixed": Run(
-        WEIGHTS / "small-98.safetensors", f"{PHOTOS}, {TURNED}, for the 68 landmarks that 300-W labels; drawn faces for all 98"
+        WEIGHTS / "small-98.safetensors",
+        f"{PHOTOS}, and copies of them in which the head is turned, blinks or opens its mouth: 88 of the landmarks, from the "
+        "68 that 300-W labels; 2,500 drawn faces: all 98",
+        made="two runs of `configs/small-98-mixed.yaml`, the second from the first; then a mean with a quarter of "
+        "`small-68`, of the weights that both have",
     ),
     "small-98-drawn": Run(WEIGHTS / "small-98-drawn.safetensors", "drawn faces alone", FREE, limits=DRAWN_LIMITS),
     "fast-68": Run(WEIGHTS / "fast-68.safetensors", PHOTOS),

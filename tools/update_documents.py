@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import table as benchmarks  # noqa: E402
 
+from ldeq.engine.weights import load_pretrained, shipped_models  # noqa: E402
+
 OURS = "rwr-4x1 + face-frame"
 CLASSIC = "frame + one-euro"
 
@@ -64,6 +66,21 @@ def scores() -> str:
     return "\n".join(lines).rstrip()
 
 
+def models() -> str:
+    """One row for each model of the package, from its card."""
+    lines = ["| model | landmarks | crop, px | parameters, M | NME % | on | licence |", "| --- " * 7 + "|"]
+    for name in shipped_models():
+        found = load_pretrained(name)
+        size = sum(p.numel() for p in found.model.parameters()) / 1e6
+        on = f"{str(found.card['protocol']).partition(',')[0]}, {found.card['images']:.0f} faces"
+        licence = str(found.card["licence"]).partition(":")[0]
+        lines.append(
+            f"| [`{name}`](../ldeq/weights/{name}.md) | {found.layout.count} | {found.model.config.image_size} | {size:.2f} | "
+            f"{found.card['nme']:.2f} | {on} | {licence} |"
+        )
+    return "\n".join(lines)
+
+
 def flicker() -> str:
     """The comparisons of the video report, flicker and error, easy and hard."""
     lines = ["| change in %, easy / hard clips | against | flicker (NMF) | NME |", "| --- | --- | --- | --- |"]
@@ -92,7 +109,7 @@ def _times(what: str, record: dict[str, Any], names: tuple[str, ...]) -> tuple[s
 
 PARTS = {
     "README.md": {"peers": peers},
-    "docs/results.md": {"results": scores, "video": flicker},
+    "docs/results.md": {"models": models, "results": scores, "video": flicker},
     "docs/kernels.md": {"benchmarks": speed},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of each document."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +22,8 @@ from ldeq.engine.settings import read
 from ldeq.models import LDEQConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = ("wflw", "wflw-video", "300w", "small-68", "small-98")
+RECIPES = ("wflw", "wflw-video", "300w", "small-68", "small-98", "fast-68")
+DRAWN = ("small-98-mixed", "small-98-drawn")
 
 # The same points in both layouts, 68 of the 98: contour, brows, nose, eyes, lips.
 SIXTY_EIGHT = list((shared_indices(IBUG68, WFLW98) or ((), ()))[1])
@@ -66,6 +69,7 @@ BOTH: dict[str, Any] = {
     "data.sequence": 0,
     "optim.lr": 1e-4,
     "optim.clip": 1.0,
+    "optim.stochastic_iter": False,
     "run.epochs": 60,
     "run.batch": 16,
     "run.amp": "off",
@@ -97,10 +101,11 @@ def test_every_published_setting_is_held(name: str) -> None:
     rest = {key for key in settings if key not in wanted and not key.startswith("data.augmentation.")}
     assert rest <= {
         *(f"run.{key}" for key in ("out", "start", "seed", "device", "validate_every", "save_every", "keep", "log_every")),
+        "run.tensorboard",
         *(f"data.{key}" for key in ("train", "val", "cache", "workers", "crop")),
         *(f"model.{key}" for key in ("phantom_steps", "check_every", "compact", "history_dtype", "cuda_graphs")),
         *(f"model.{key}" for key in ("m", "ridge", "safeguards", "mixing")),
-        *(f"optim.{key}" for key in ("warmup", "openings", "flicker")),
+        *(f"optim.{key}" for key in ("warmup", "openings", "flicker", "sigma", "margin")),
     }
     make = LDEQConfig.paper if name == "wflw" else LDEQConfig.paper_video
     assert read(CONFIGS / f"{name}.yaml").model == make(parity=True)
@@ -119,7 +124,7 @@ def test_the_augmentation_is_the_one_that_is_known_to_work_on_wflw() -> None:
     assert video.shift * video.shift_p > stills.shift * stills.shift_p
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *DRAWN])
 def test_a_recipe_says_what_it_is_for(name: str) -> None:
     text = (CONFIGS / f"{name}.yaml").read_text()
     for words in ("# Planned for: ", "# Aims at: ", "# Inferred", f"ldeq train configs/{name}.yaml"):
@@ -203,6 +208,19 @@ def test_a_recipe_runs_from_data_to_score(
         capsys.readouterr()
         assert main(["eval", str(best), "--data", source, "--device", "cpu"]) == 0
         assert "NME" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_recipe_with_drawn_faces_runs_from_data_to_score(name: str, small: list[str], tmp_path: Path) -> None:
+    data = read(CONFIGS / f"{name}.yaml").data
+    fewer = {
+        f"data.{key}": [re.sub(r"synthetic:\d+(.*)size=\d+", r"synthetic:6\1size=64", source) for source in getattr(data, key)]
+        for key in ("train", "val")
+    }
+    options = [part for key, sources in fewer.items() for part in ("--set", f"{key}={json.dumps(sources)}")]
+    best = trained(name, tmp_path, *small, *options, "--set", "run.start=null")
+    assert load_pretrained(best).layout == WFLW98
+    assert main(["eval", str(best), "--data", "wflw:$LDEQ_WFLW#test", "--device", "cpu"]) == 0
 
 
 def test_the_stills_recipe_takes_the_official_layout_too(small: list[str], tmp_path: Path) -> None:
