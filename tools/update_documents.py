@@ -45,7 +45,8 @@ def peers() -> str:
     lines = ["| | ldeq | others |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
     where = records["solve_anderson"]
     machine = f"Times on an {where['device']} CPU with {where['threads']} threads"
-    return "\n".join([*lines, "", f"{machine}. What was measured, and how: [results](docs/results.md)."])
+    weights = "Flicker is that of the `small-68` before today's ([findings](docs/results/video/findings.md))"
+    return "\n".join([*lines, "", f"{machine}. {weights}. What was measured, and how: [results](docs/results.md)."])
 
 
 def scores() -> str:
