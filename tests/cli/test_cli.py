@@ -59,7 +59,7 @@ def test_predict_skips_what_it_cannot_read_and_says_so(face: Path, tmp_path: Pat
         (["predict", "x.png", "--box", "1,2,3"], "--box takes four numbers"),
         (["predict", "x.png", "--box", "5,2,3,4"], "x1 < x2"),
         (["predict", "a.png", "b.png", "-o", "c.jpg"], "give a folder for 2 pictures"),
-        (["predict", "x.png", "--model", "large-68"], "is no shipped model (fast-68, small-68, small-98"),
+        (["predict", "x.png", "--model", "large-68"], "is no shipped model (fast-68, small-68, small-98, small-98-drawn)"),
         (["eval", "small-68", "--data", "300x:/tmp"], "did you mean 300w?"),
         (["eval", "small-68", "--data", "300w:/nowhere"], "/nowhere"),
         (["train", "/nowhere/config.yaml"], "check the path"),
