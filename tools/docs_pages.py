@@ -22,7 +22,7 @@ BESIDE = (
     "benchmarks/NOTES.md",
     "benchmarks/results/TABLE.md",
     "benchmarks/results/memory.png",
-    "ldeq/weights/small-68.md",
+    *(f"ldeq/weights/{name}.md" for name in ("fast-68", "small-68", "small-98", "small-98-drawn")),
 )
 """Files outside docs/ that the site holds, under the same path."""
 

@@ -139,7 +139,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(face: Path,
         special.symlink_to(pipe)
         assert "is a pipe" in refused("predict", face, option, special)
     assert "is a device without room" in refused("predict", face, "--json", "/dev/full")
-    assert "/dev/stdout" in refused("predict", face, "--json", "-")
 
 
 @pytest.mark.usefixtures("no_work")

@@ -29,7 +29,7 @@ EDGES: list[tuple[str, float, float, float | None, float]] = [
     ("data.workers", 0, 1_024, -1, 1_025), ("data.sequence", 0, 10_000, -1, 10_001), ("optim.lr", 1e-300, 1e6, 0, 1.1e6),
     ("optim.weight_decay", 0, 1e6, -1e-9, 1.1e6), ("optim.warmup", 0, 1, -0.1, 1.01), ("optim.gamma", 1e-300, 1e6, 0, 1.1e6),
     ("optim.clip", 0, 1e12, -1.0, 1.1e12), ("optim.ema", 0, 0.9999, -0.1, 1), ("optim.flicker", 0, 1e12, -1.0, 1.1e12),
-    ("optim.openings", 0, 1e12, -1.0, 1.1e12),
+    ("optim.openings", 0, 1e12, -1.0, 1.1e12), ("optim.sigma", 1e-300, 1e6, 0, 1.1e6), ("optim.margin", 0, 1e6, -1e-9, 1.1e6),
     ("run.epochs", 1, 10**7, 0, 10**7 + 1), ("run.batch", 1, 10**6, 0, 10**6 + 1), ("run.seed", 0, 2**40, -1, 2**40 + 1),
     ("run.validate_every", 1, 10**7, 0, 10**7 + 1), ("run.save_every", 1, 10**7, 0, 10**7 + 1),
     ("run.keep", 1, 10**7, 0, 10**7 + 1), ("run.log_every", 1, 10**9, 0, 10**9 + 1),
@@ -69,11 +69,12 @@ def test_settings_have_the_documented_defaults() -> None:
     expected: dict[str, Any] = {
         "name": "adamw", "lr": 2e-3, "weight_decay": 0.0, "schedule": "onecycle", "warmup": 0.1, "milestones": [30, 50],
         "gamma": 0.1, "clip": 1.0, "ema": 0.998, "loss": "l1", "openings": 0.0, "flicker": 0.0,
+        "sigma": 1.0, "margin": 1.0, "stochastic_iter": False,
     }  # fmt: skip
     assert optim == expected
     assert run == {
         "out": "runs/ldeq", "start": None, "epochs": 60, "batch": 16, "seed": 0, "amp": "off", "device": "auto",
-        "validate_every": 5, "save_every": 1, "keep": 2, "log_every": 10,
+        "validate_every": 5, "save_every": 1, "keep": 2, "log_every": 10, "tensorboard": False,
     }  # fmt: skip
     assert (data["crop_scale"], data["sequence"]) == (1.2, 0)
 

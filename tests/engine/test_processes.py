@@ -46,8 +46,8 @@ try:
             step = trainer.train_step
             class Lost:
                 unfinished, bad_steps = False, 0
-                def __call__(self, item, lr):
-                    row = step(item, lr)
+                def __call__(self, *arguments):
+                    row = step(*arguments)
                     if trainer.step == 1 and rank == 1:
                         os.kill(os.getpid(), {"dies": signal.SIGKILL, "hangs": signal.SIGSTOP}[mode])
                     return row

@@ -75,8 +75,8 @@ def test_a_second_ctrl_c_ends_at_once_in_a_sentence(make_settings: Make, number:
     class Interrupted:
         unfinished, bad_steps = False, 0
 
-        def __call__(self, item: dict[str, Any], lr: float) -> dict[str, float]:
-            row = step(item, lr)
+        def __call__(self, *arguments: Any) -> dict[str, float]:
+            row = step(*arguments)
             if trainer.step == (1 if saved else 0):
                 os.kill(os.getpid(), number)
                 os.kill(os.getpid(), number)

@@ -172,8 +172,8 @@ def test_the_command(videos: VideoSet, tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "r" / "report.json").is_file()
     assert main([*command[:3], "synthetic:2", "--rwr"]) != 0
     assert "is for videos" in capsys.readouterr().err
-    assert main([*command, "--smooth", "kalmann"]) != 0
-    assert "did you mean" in capsys.readouterr().err
+    assert main([*command, "--smooth", "one-eruo"]) != 0
+    assert "did you mean one-euro?" in capsys.readouterr().err
     # Settings follow the filter's name, and the published budget has a row of its own.
     more = ["--released", "--baseline", "one-euro,min_cutoff=2,beta=3,oneeuro,ema,cutoff=4"]
     assert main([*command[:4], "--boxes", "given", *more]) == 0

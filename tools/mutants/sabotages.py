@@ -16,7 +16,7 @@ class Sabotage(NamedTuple):
 
 _STEP, _TRAIN, _OPTIM = "ldeq/engine/step.py", "ldeq/engine/train.py", "ldeq/engine/optimization.py"
 _DATA, _EVALUATE, _AUGMENT = "ldeq/engine/training_data.py", "ldeq/engine/evaluate.py", "ldeq/data/augment.py"
-_TRACKING = "ldeq/video/tracking.py"
+_TRACKING, _LOSSES = "ldeq/video/tracking.py", "ldeq/engine/losses.py"
 
 SABOTAGES = (
     Sabotage("gradients are not clipped", _STEP, "optim.clip if optim.clip else math.inf", "math.inf"),
@@ -26,10 +26,10 @@ SABOTAGES = (
     ),
     Sabotage("run.amp is ignored by the validation", _TRAIN, "amp=self.settings.run.amp", 'amp="off"'),
     Sabotage(
-        "optim.loss is ignored", _STEP,
+        "optim.loss is ignored", _LOSSES,
         "landmark_loss(out.landmarks, target, optim.loss)", 'landmark_loss(out.landmarks, target, "l1")',
     ),
-    Sabotage("l2 is l1", _OPTIM, 'if kind == "l1" else', 'if kind != "l3" else'),
+    Sabotage("l2 is l1", _LOSSES, 'if kind == "l2":', 'if kind == "l3":'),
     Sabotage(
         "the moving average is neither scored nor shipped", _TRAIN,
         "if self.ema and int(self.ema.n_averaged) > 0:", "if False:",
