@@ -180,7 +180,7 @@ def main(wheel: str, *torch: str) -> None:
             done: subprocess.CompletedProcess[str] = subprocess.run(line, shell=True, cwd=work, env=environment, **ways)
             if done.returncode:
                 raise SystemExit(f"{line}\n{done.stdout}")
-            return done.stdout.replace(str(work), ".")
+            return done.stdout.replace(str(work), ".").replace(str(Path.home()), "~")
 
         records = run_steps(run, work)
         load = f"load {os.getloadavg()[1]:.0f} in the last five minutes"
