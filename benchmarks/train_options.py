@@ -67,7 +67,7 @@ OPTIONS = {
     "wing": Option("Wing loss on landmarks", ("optim.loss=wing",)),
     "adaptive_wing": Option("adaptive Wing loss on heatmaps", ("optim.loss=adaptive_wing",)),
     "cross_entropy": Option("cross entropy on heatmaps, no soft-argmax", ("optim.loss=structured", "optim.margin=0")),
-    "structured": Option("structured hinge on heatmaps, no soft-argmax", ("optim.loss=structured", "optim.margin=5")),
+    "structured": Option("structured hinge on heatmaps, no soft-argmax", ("optim.loss=structured",)),
     "openings": Option("openings weighed 0.25 beside L2", ("optim.openings=0.25",)),
     "stochastic": Option("budget drawn from 1 to 3", ("optim.stochastic_iter=true",)),
     "jfb": Option("phantom gradient, 1 step", ("model.gradient=jfb",)),

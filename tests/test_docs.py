@@ -17,6 +17,17 @@ def test_the_figures_in_the_documents_are_those_of_the_committed_results() -> No
     assert "torchdeq" in update_documents.peers()
 
 
+def test_the_table_of_training_options_is_that_of_the_committed_results() -> None:
+    import train_options
+    import update_documents  # noqa: F401  # finds the benchmarks
+
+    rows = train_options.results()
+    assert len(rows) >= 11 and any(row["option"] == "base" for row in rows)
+    assert (train_options.FOLDER / "README.md").read_text() == train_options.table(rows), (
+        "run: python benchmarks/train_options.py --table"
+    )
+
+
 def test_the_readme_is_short_and_says_early_what_may_be_used() -> None:
     """What people need first is licence and limits; what is long belongs into docs/."""
     lines = (ROOT / "README.md").read_text().splitlines()

@@ -82,6 +82,31 @@ def models() -> str:
     return "\n".join(lines)
 
 
+def hard_faces() -> str:
+    """One row a model of the package, and its protocol."""
+    lines = ["| model | NME % | large poses | FR10 % | protocol |", "| --- " * 5 + "|"]
+    for path in sorted((RESULTS / "hard-faces").glob("*.json")):
+        report = json.loads(path.read_text())
+        whole, pose = report["subsets"]["full"], report["subsets"]["pose"]
+        protocol = str(report["protocol"]).partition(";")[0]
+        lines.append(f"| `{path.stem}` | {whole['nme']:.2f} | {pose['nme']:.2f} | {whole['fr10']:.1f} | {protocol} |")
+    return "\n".join(lines)
+
+
+def todays_flicker() -> str:
+    """Pipelines with the weights of the tables, and with today's."""
+    lines = ["| pipeline | flicker, easy / hard | of the tables | NME, easy / hard | of the tables |", "| --- " * 5 + "|"]
+    before = _video()["pipelines"]
+    for name, now in json.loads((RESULTS / "video" / "today.json").read_text()).items():
+        cells = [
+            f"{of['easy'][measure]:.{digits}f} / {of['hard'][measure]:.{digits}f}"
+            for measure, digits in (("nmf", 1), ("nme", 2))
+            for of in (now, before[name])
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def flicker() -> str:
     """The comparisons of the video report, flicker and error, easy and hard."""
     lines = ["| change in %, easy / hard clips | against | flicker (NMF) | NME |", "| --- | --- | --- | --- |"]
@@ -110,7 +135,8 @@ def _times(what: str, record: dict[str, Any], names: tuple[str, ...]) -> tuple[s
 
 PARTS = {
     "README.md": {"peers": peers},
-    "docs/results.md": {"models": models, "results": scores, "video": flicker},
+    "docs/results.md": {"models": models, "results": scores, "hard faces": hard_faces, "video": flicker},
+    "docs/results/video/findings.md": {"today": todays_flicker},
     "docs/kernels.md": {"benchmarks": speed},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of each document."""

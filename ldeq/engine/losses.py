@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..data import Layout
-from .settings import OptimSettings
+from .settings import HEATMAP_LOSSES, OptimSettings
 
 WING = 10.0, 2.0
 """w and epsilon of the Wing loss, in pixels of a crop of 256 pixels: Feng et al., CVPR 2018, section 5."""
@@ -63,7 +63,7 @@ def landmark_loss(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
     return _mean((_wing(256 * error.abs()) / 256 if kind == "wing" else error.abs()).mean(-1), known)
 
 
-def heatmap_loss(z: Tensor, target: Tensor, kind: str, sigma: float = 1.0, margin: float = 1.0) -> Tensor:
+def heatmap_loss(z: Tensor, target: Tensor, kind: str, sigma: float = 1.0, margin: float = 5.0) -> Tensor:
     """Mean error of heatmaps, from which landmarks are read, against a Gaussian about each label.
 
     Landmarks whose label lies outside of the map are in no mean.
@@ -93,9 +93,6 @@ def heatmap_loss(z: Tensor, target: Tensor, kind: str, sigma: float = 1.0, margi
     q = gaussian / gaussian.sum((-2, -1), keepdim=True)
     hinge = torch.logsumexp((log_z + margin * squared.sqrt() / max(height, width)).flatten(2), -1)
     return _mean(hinge - (q * log_z).sum((-2, -1)), known)
-
-
-HEATMAP_LOSSES = ("adaptive_wing", "structured")
 
 
 def flicker_loss(predicted: Tensor, target: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ __all__ = ["SettingsError", "TrainSettings", "from_mapping", "read", "to_mapping
 PRESETS = {"paper": LDEQConfig.paper, "paper_video": LDEQConfig.paper_video, "small": LDEQConfig.small, "tiny": LDEQConfig.tiny}
 
 
+HEATMAP_LOSSES = ("adaptive_wing", "structured")
+"""Losses that compare heatmaps; the others compare landmarks."""
+
 PRESET_GROUPS = ("model", "augmentation")
 """Groups that may be the name of a preset alone."""
 
@@ -76,7 +79,7 @@ class OptimSettings:
     without soft-argmax: the adaptive Wing loss, or the smooth hinge of structured prediction. See `ldeq.engine.losses`."""
     sigma: float = 1.0
     """Deviation of the Gaussian that a loss on heatmaps compares them with, in pixels of the heatmap."""
-    margin: float = 1.0
+    margin: float = 5.0
     """Of the loss ``structured``, for an error of the heatmap's whole side; 0 makes it the cross entropy."""
     stochastic_iter: bool = False
     """Draw the budget of every step's forward solve from 1 to `model.max_iter`."""
@@ -135,7 +138,7 @@ class TrainSettings:
             raise SettingsError(
                 "data.sequence makes its frames anew and crops by landmarks; leave out data.cache and data.crop"
             )
-        if self.data.sequence and self.optim.loss in ("adaptive_wing", "structured"):
+        if self.data.sequence and self.optim.loss in HEATMAP_LOSSES:
             raise SettingsError(
                 f"optim.loss {self.optim.loss} compares the heatmaps of single photos; with data.sequence take l1, l2 or wing"
             )

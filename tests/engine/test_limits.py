@@ -69,7 +69,7 @@ def test_settings_have_the_documented_defaults() -> None:
     expected: dict[str, Any] = {
         "name": "adamw", "lr": 2e-3, "weight_decay": 0.0, "schedule": "onecycle", "warmup": 0.1, "milestones": [30, 50],
         "gamma": 0.1, "clip": 1.0, "ema": 0.998, "loss": "l1", "openings": 0.0, "flicker": 0.0,
-        "sigma": 1.0, "margin": 1.0, "stochastic_iter": False,
+        "sigma": 1.0, "margin": 5.0, "stochastic_iter": False,
     }  # fmt: skip
     assert optim == expected
     assert run == {

@@ -77,7 +77,7 @@ def test_what_a_run_does_without_being_told_is_what_the_documents_say() -> None:
     assert vars(OptimSettings()) == {
         "name": "adamw", "lr": 2e-3, "weight_decay": 0.0, "schedule": "onecycle", "warmup": 0.1, "milestones": [30, 50],
         "gamma": 0.1, "clip": 1.0, "ema": 0.998, "loss": "l1", "openings": 0.0, "flicker": 0.0,
-        "sigma": 1.0, "margin": 1.0, "stochastic_iter": False,
+        "sigma": 1.0, "margin": 5.0, "stochastic_iter": False,
     }  # fmt: skip
     assert vars(RunSettings()) == {
         "out": "runs/ldeq", "start": None, "epochs": 60, "batch": 16, "seed": 0, "amp": "off", "device": "auto",
