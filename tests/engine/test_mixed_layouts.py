@@ -73,6 +73,10 @@ def test_landmarks_between_those_that_are_known_lie_on_the_curve_through_them() 
         for index in range(1, 33, 2):
             found = sum(weight * curve[part] for part, weight in between[index])
             np.testing.assert_allclose(found, curve[index], atol=1e-4)
+    at = np.arange(5.0)
+    lid = np.zeros((98, 2))
+    lid[60:65] = np.stack([at, at**3 - at**2], -1)
+    np.testing.assert_allclose(sum(weight * lid[part] for part, weight in between[62]), lid[62], atol=1e-9)
     faces = SyntheticFaces(8, size=64)
     for i in range(8):
         points = faces.record(i).points

@@ -20,6 +20,9 @@ def scalars(run: Path) -> dict[str, dict[int, float]]:
     module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     found = module.EventAccumulator(str(run / tensorboard.FOLDER), size_guidance={"scalars": 0})
     found.Reload()
+    for tag in found.Tags()["scalars"]:
+        steps = [event.step for event in found.Scalars(tag)]
+        assert len(steps) == len(set(steps)), f"{tag} is shown twice"
     return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
 
 
