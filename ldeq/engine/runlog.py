@@ -30,6 +30,13 @@ class RunLog:
             return f"cannot write {self.path}: {cause(error)}"
         return None
 
+    def at(self, step: int) -> list[dict[str, Any]]:
+        """The lines of a step."""
+        if not self.path.exists():
+            return []
+        rows: list[dict[str, Any]] = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [row for row in rows if row["step"] == step]
+
     def rewind(self, step: int, validation_due: bool = False) -> None:
         """Drops the lines of what will be done again, so that the log tells one story.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,11 +20,14 @@ class TensorBoard:
 
     Args:
         run: the run's folder.
-        step: where the run begins or goes on; scalars of later steps, which will be done again, are no longer shown.
+        step: where the run begins or goes on; scalars from there on are no longer shown, since they will be done again.
+        kept: the lines of that step that the log keeps.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
-        self._writer: Any = import_module("torch.utils.tensorboard").SummaryWriter(str(run / FOLDER), purge_step=step + 1)
+    def __init__(self, run: Path, step: int, kept: Iterable[dict[str, Any]]) -> None:
+        self._writer: Any = import_module("torch.utils.tensorboard").SummaryWriter(str(run / FOLDER), purge_step=step)
+        for row in kept:
+            self.add(row)
 
     def add(self, row: dict[str, Any]) -> str | None:
         """Adds a line of the log; returns a complaint instead of raising, since a full disk must not end a run."""

@@ -461,7 +461,7 @@ class Trainer:
         if self.main:
             self.log.rewind(step, self.validation_due)
             if self.settings.run.tensorboard:
-                self.board = TensorBoard(self.folder, step)
+                self.board = TensorBoard(self.folder, step, self.log.at(step))
 
     def _write_settings(self) -> None:
         checkpoint.write_atomically(self.folder / "config.yaml", dump(self.settings).encode())
